@@ -1,0 +1,35 @@
+# make demo   compare SGD, quasi-Newton and ALTO on the digits data and write a report
+# make test   format, lint, types, tests
+# Both set up what they need: a virtual environment in .venv, from the pins in constraints.txt.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: demo test wheel clean
+
+demo: .venv/.ready
+	$(BIN)/landscape compare digits-mlp --out runs/digits-mlp
+
+test: .venv/.ready
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/pyright
+	$(BIN)/pytest
+
+wheel: .venv/.ready
+	rm -rf dist
+	$(PIP) wheel --quiet --no-deps --wheel-dir dist .
+	$(BIN)/python -m scripts.wheel_contents dist
+
+# The marker is written last, so an installation that was interrupted is taken up again.
+.venv/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "torch-landscape needs Python 3.11 or newer")'
+	$(PYTHON) -m venv .venv
+	$(PIP) install --quiet --upgrade --constraint constraints.txt pip
+	$(PIP) install --quiet --constraint constraints.txt torch
+	$(PIP) install --quiet --constraint constraints.txt --editable . --group dev
+	touch $@
+
+clean:
+	rm -rf .venv dist build

@@ -1,0 +1,28 @@
+"""torch-landscape: which minima did my optimizers find?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__version__ = "0.1.0"
+
+from .errors import InputError as InputError
+from .networks import model_objective as model_objective
+from .objective import Objective as Objective
+from .parameters import Parameters as Parameters
+from .probes import Line as Line
+from .probes import Plane as Plane
+from .probes import scan as scan
+from .problems import Problem as Problem
+from .problems import load_problem as load_problem
+from .records import load as load
+from .results import Solution as Solution
+
+
+def __getattr__(name: str) -> Any:
+    # Reached only when asked for, so that importing landscape loads neither sibling package nor matplotlib.
+    if name == "compare":
+        from .study import compare
+
+        return compare
+    raise AttributeError(f"module 'landscape' has no attribute {name!r}")

@@ -1,0 +1,62 @@
+"""How finely solutions are measured: the settings that studies and commands share."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from .errors import InputError
+
+
+@dataclass(frozen=True)
+class _Positive:
+    """Settings that are all greater than 0."""
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not value > 0:
+                raise InputError(f"{name} must be greater than 0, got {value}.")
+
+
+@dataclass(frozen=True)
+class FlatnessSettings(_Positive):
+    """How the flatness of a solution is measured.
+
+    Args:
+        matvecs: Hessian-vector products for the trace.
+        eigenvalues: how many of the largest Hessian eigenvalues.
+        sam_rho: radius of the ball for SAM sharpness.
+        adaptive_rho: radius for adaptive sharpness, in units of |θ|.
+    """
+
+    matvecs: int = 60
+    eigenvalues: int = 5
+    sam_rho: float = 0.05
+    adaptive_rho: float = 0.5
+
+
+@dataclass(frozen=True)
+class PathSettings(_Positive):
+    """How curved paths are searched.
+
+    Args:
+        modes: sine modes of a Fourier path.
+        steps: the most optimizer steps spent on a path.
+    """
+
+    modes: int = 10
+    steps: int = 300
+
+
+@dataclass(frozen=True)
+class ScanSettings(_Positive):
+    """How the loss around a solution is scanned, along filter-normalized directions.
+
+    Args:
+        line: points of a one-dimensional scan.
+        plane: points of a two-dimensional scan along each axis.
+        reach: how far scans go from the solution, in units of its filters' norms.
+    """
+
+    line: int = 51
+    plane: int = 25
+    reach: float = 1.0

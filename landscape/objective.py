@@ -1,0 +1,148 @@
+"""The one abstraction: a loss as a function on R^P, with its gradient and Hessian-vector products.
+
+A network with data and an analytic potential look the same from here on:
+
+    objective(theta)            (P,) -> ();     (K, P) -> (K,)
+    objective.grad(theta)       (P,) -> (P,);   (K, P) -> (K, P)
+    objective.hvp(theta, v)     v (P,) or (K, P) -> same shape
+
+An objective is a sum of terms. For a network each term is one batch, weighted by its share of the
+examples, so the sum is the exact mean over the data however the batches fall.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from .errors import InputError
+from .parameters import Parameters
+
+Term = Callable[[Tensor], Tensor]
+
+
+class Objective:
+    """L(θ) = Σ terms(θ) on R^dim.
+
+    Args:
+        terms: functions θ (P,) -> scalar tensor, differentiable by autograd.
+        dim: P.
+        dtype, device: of θ; inputs are converted.
+        parameters: names and shapes of the tensors in θ; without them θ is one tensor, "theta".
+        settings: what a record should say about this objective (BatchNorm policy and the like).
+
+    One evaluation of the loss, the gradient or one Hessian-vector product runs every term once.
+    Second derivatives go by double backward: several torch.func compositions are silently wrong on
+    normalization layers (pytorch issues 196699 and 196700).
+    """
+
+    def __init__(
+        self,
+        terms: Iterable[Term],
+        dim: int,
+        *,
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str = "cpu",
+        parameters: Parameters | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.terms: tuple[Term, ...] = tuple(terms)
+        if not self.terms:
+            raise InputError("an objective needs at least one term, got none.")
+        if dim < 1:
+            raise InputError(f"dim must be at least 1, got {dim}.")
+        self.dim = dim
+        self.dtype = dtype
+        self.device = torch.device(device)
+        self.parameters = parameters or Parameters(("theta",), ((dim,),))
+        self.settings: dict[str, Any] = dict(settings or {})
+
+    def __call__(self, theta: Tensor) -> Tensor:
+        """L at θ (P,) -> (), or at K points (K, P) -> (K,). Cost: one loss evaluation a point."""
+        theta = self.point(theta)
+        with torch.no_grad():
+            if theta.ndim == 1:
+                return self._sum(theta)
+            return torch.stack([self._sum(row) for row in theta])
+
+    def grad(self, theta: Tensor) -> Tensor:
+        """∇L at θ (P,) -> (P,), or at K points (K, P) -> (K, P). Cost: one gradient a point."""
+        return self.value_and_grad(theta)[1]
+
+    def value_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """L and ∇L at θ (P,) -> (), (P,), or at K points (K, P) -> (K,), (K, P). Cost: one gradient a point."""
+        theta = self.point(theta)
+        if theta.ndim == 1:
+            return self._value_and_grad(theta)
+        values, grads = zip(*(self._value_and_grad(row) for row in theta), strict=True)
+        return torch.stack(values), torch.stack(grads)
+
+    def hvp(self, theta: Tensor, v: Tensor) -> Tensor:
+        """∇²L(θ) v for v (P,) or (K, P), same shape back.
+
+        Cost: one gradient with graph a term, then about one backward pass for each of the K vectors.
+        Attention runs on PyTorch's math kernel here, since the fused ones have no second derivative.
+        """
+        theta = self.point(theta)
+        if theta.ndim != 1:
+            raise InputError(f"hvp takes one point theta (P,), got shape {tuple(theta.shape)}.")
+        v = self.point(v, name="v")
+        vectors = v.reshape(-1, self.dim)
+        product = torch.zeros_like(vectors)
+        for term in self.terms:
+            product += self._term_hvp(term, theta, vectors)
+        return product.reshape(v.shape)
+
+    def point(self, theta: Any, *, name: str = "theta") -> Tensor:
+        """θ on this objective's device and dtype, detached; checks that its shape is (P,) or (K, P)."""
+        theta = torch.as_tensor(theta).detach().to(device=self.device, dtype=self.dtype)
+        if theta.ndim not in (1, 2) or theta.shape[-1] != self.dim:
+            raise InputError(
+                f"{name} must have shape ({self.dim},) or (K, {self.dim}), got {tuple(theta.shape)}."
+            )
+        return theta
+
+    def _sum(self, theta: Tensor) -> Tensor:
+        return torch.stack([_scalar(term(theta)) for term in self.terms]).sum()
+
+    def _value_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        # One term's graph at a time, so memory does not grow with the number of batches.
+        values, grad = [], torch.zeros_like(theta)
+        for term in self.terms:
+            leaf = theta.requires_grad_()
+            with torch.enable_grad():
+                value = _scalar(term(leaf))
+            if value.requires_grad:
+                grad += torch.autograd.grad(value, leaf, materialize_grads=True)[0]
+            values.append(value.detach())
+            theta = theta.detach()
+        return torch.stack(values).sum(), grad
+
+    def _term_hvp(self, term: Term, theta: Tensor, vectors: Tensor) -> Tensor:
+        leaf = theta.detach().requires_grad_()
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+            value = _scalar(term(leaf))
+            if not value.requires_grad:
+                return torch.zeros_like(vectors)
+            (grad,) = torch.autograd.grad(value, leaf, create_graph=True, materialize_grads=True)
+            if not grad.requires_grad:  # a linear term
+                return torch.zeros_like(vectors)
+            last = len(vectors) - 1
+            rows = [
+                torch.autograd.grad(grad, leaf, v, retain_graph=i < last, materialize_grads=True)[0]
+                for i, v in enumerate(vectors)
+            ]
+        return torch.stack(rows)
+
+
+def _scalar(value: Tensor) -> Tensor:
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise InputError(
+            f"the loss must be one number, got {shape}; reduce it, for example with reduction='mean'."
+        )
+    return value.reshape(())

@@ -1,0 +1,199 @@
+"""What a comparison found, in sentences computed from its numbers: who comes first, and whether the intervals say so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..comparison import Comparison
+from ..results import Summary
+from .labels import metric as about
+from .labels import number, percent
+from .paths import METHODS
+
+LISTED = 3  # groups that a sentence lists; the table holds all
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A topic, what was found in a sentence or two, and the numbers behind them."""
+
+    topic: str
+    headline: str
+    evidence: str
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One group's center and interval of one metric."""
+
+    group: str
+    center: float
+    low: float
+    high: float
+    count: int
+
+    @property
+    def has_interval(self) -> bool:
+        return self.count > 1 and bool(np.isfinite([self.low, self.high]).all())
+
+
+def comparison_findings(comparison: Comparison) -> list[Finding]:
+    """The comparison in brief, one finding a topic; topics without numbers are left out."""
+    summary = comparison.summary
+    findings = [
+        Finding("Depth", verdict(summary, "train_loss"), listing(summary, "train_loss")),
+        Finding("Generalization", verdict(summary, "test_loss"), listing(summary, "test_loss")),
+        _flatness(summary),
+        _barriers(comparison),
+        _position(comparison),
+        Finding("Corridor", verdict(summary, "kappa"), listing(summary, "kappa")),
+    ]
+    return [f for f in findings if f.headline or f.evidence]
+
+
+def standings(summary: Summary, key: str) -> list[Standing]:
+    """The groups that have this metric, the best first (the lowest, unless more is better); empty where there are none."""
+    if key not in summary.metrics:
+        return []
+    row = summary.metrics.index(key)
+    table = zip(
+        summary.groups,
+        summary.center[row],
+        summary.low[row],
+        summary.high[row],
+        summary.counts[row],
+        strict=True,
+    )
+    found = [Standing(g, float(c), float(lo), float(hi), int(n)) for g, c, lo, hi, n in table]
+    sign = 1 if about(key).lower else -1
+    return sorted((s for s in found if np.isfinite(s.center)), key=lambda s: sign * s.center)
+
+
+def apart(a: Standing, b: Standing) -> bool | None:
+    """Whether two intervals are disjoint; None where one of them is missing."""
+    if not (a.has_interval and b.has_interval):
+        return None
+    return a.high < b.low or b.high < a.low
+
+
+def verdict(summary: Summary, key: str) -> str:
+    """Who comes first in a metric, as far as the intervals say; empty for fewer than two groups."""
+    found = standings(summary, key)
+    if len(found) < 2:
+        return ""
+    first, known = found[0], about(key)
+    best = f"{'lowest' if known.lower else 'highest'} {known.name}"
+    doubts = {s.group: apart(first, s) for s in found[1:] if not apart(first, s)}
+    if not doubts:
+        return f"{first.group} has the {best}."
+    if None in doubts.values():
+        return f"{first.group} has the {best} here, with no intervals to judge by."
+    if len(doubts) >= LISTED:
+        return f"The {best} is not settled: the interval of {first.group} overlaps those of {len(doubts)} others."
+    return f"The {best} is not settled between {words([first.group, *doubts])}: their intervals overlap."
+
+
+def listing(summary: Summary, key: str) -> str:
+    """The first groups of a metric with their intervals, "Train loss: lbfgs 0.10 [0.08, 0.12], sgd …."."""
+    write = about(key).write
+    found = standings(summary, key)
+    parts = [
+        f"{s.group} {write(s.center)}" + (f" [{write(s.low)}, {write(s.high)}]" if s.has_interval else "")
+        for s in found[:LISTED]
+    ]
+    more = f" and {len(found) - LISTED} more" if len(found) > LISTED else ""
+    return f"{capital(about(key).name)}: {', '.join(parts)}{more}." if parts else ""
+
+
+def join(*sentences: str) -> str:
+    """Those sentences that are not empty, as one paragraph."""
+    return " ".join(s for s in sentences if s)
+
+
+def words(names: list[str]) -> str:
+    """ "a, b and c" """
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def capital(text: str) -> str:
+    """The text with its first letter a capital."""
+    return text[:1].upper() + text[1:]
+
+
+def _flatness(summary: Summary) -> Finding:
+    """The order by trace, and whether the invariant measure says the same."""
+    trace, adaptive = verdict(summary, "trace"), verdict(summary, "adaptive_sharpness")
+    lists = join(listing(summary, "trace"), listing(summary, "adaptive_sharpness"))
+    if not trace or not adaptive:
+        return Finding("Flatness", trace or adaptive, lists)
+    first, other = (standings(summary, key)[0].group for key in ("trace", "adaptive_sharpness"))
+    invariant = "Adaptive sharpness, which rescaling of layers does not change,"
+    if "not settled" in adaptive:
+        return Finding("Flatness", f"{trace} {invariant} leaves the order open: intervals overlap.", lists)
+    says = "names the same one." if first == other else f"says otherwise: it is lowest for {other}."
+    return Finding("Flatness", f"{trace} {invariant} {says}", lists)
+
+
+def _barriers(comparison: Comparison) -> Finding:
+    """Medians over all pairs by method, who joins over the lowest barrier, and how many searches stopped early."""
+    medians: dict[str, float] = {}
+    stopped = []
+    for method in dict.fromkeys(p.method for p in comparison.paths):
+        paths = [p for p in comparison.paths if p.method == method]
+        name = METHODS.get(method, (method, "", ""))[0]
+        medians[name] = float(np.median([p.barrier for p in paths]))
+        early = sum(not p.converged for p in paths)
+        if early:
+            stopped.append(
+                f"{early} of {len(paths)} searches for a {name} stopped before they had converged: a longer search may "
+                "lower their barriers."
+            )
+    if not medians:
+        return Finding("Barriers", "", "")
+    pairs = {frozenset((p.start, p.end)) for p in comparison.paths}
+    count = "1 pair" if len(pairs) == 1 else f"{len(pairs)} pairs"
+    median = (
+        f"Median barrier over {count}: {', '.join(f'{number(m)} on the {n}' for n, m in medians.items())}."
+    )
+    summary = comparison.pair_summary
+    return Finding(
+        "Barriers",
+        join(_bending(medians), verdict(summary, "barrier")),
+        join(median, listing(summary, "barrier"), *stopped),
+    )
+
+
+def _bending(medians: dict[str, float]) -> str:
+    """Whether bending the path lowered the median barrier."""
+    straight, bent = (medians.get(METHODS[method][0]) for method in ("linear", "fourier"))
+    if straight is None or bent is None:
+        return ""
+    if bent >= straight:
+        return "Bending the path does not lower the median barrier."
+    share = (
+        f" to {percent(bent / straight)} of it"
+        if bent > 1e-3 * straight
+        else " by more than a factor of 1,000"
+    )
+    return f"Bending the straight line lowers the median barrier{share}."
+
+
+def _position(comparison: Comparison) -> Finding:
+    """How well optimizers are told apart by the coordinates, and whether the norm alone does it as well."""
+    e = comparison.embedding
+    if e is None or len(set(e.groups)) < 2 or not np.isfinite([e.kernel_accuracy, e.norm_accuracy]).all():
+        return Finding("Position", "", "")
+    evidence = (
+        f"Each solution left out in turn, its optimizer is named correctly in {percent(e.kernel_accuracy)} of cases from the "
+        f"kernel PCA coordinates, in {percent(e.norm_accuracy)} from the norm, in {percent(e.centroid_accuracy)} from the "
+        f"nearest centroid, and in {percent(e.chance)} by always naming the largest group."
+    )
+    if max(e.kernel_accuracy, e.norm_accuracy) <= e.chance:
+        headline = "Neither kernel PCA nor the norm ‖θ‖ tells the optimizers apart."
+    elif e.norm_accuracy >= e.kernel_accuracy:
+        headline = "The norm ‖θ‖ alone tells the optimizers apart as well as kernel PCA: the map shows no more than that."
+    else:
+        headline = "Kernel PCA tells the optimizers apart better than the norm ‖θ‖ alone."
+    return Finding("Position", headline, evidence)

@@ -1,0 +1,184 @@
+"""Problems: a model, its data and its loss, by name or as the user's own ``package.module:attribute``."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from .calls import format_call, import_attribute, parse_call
+from .errors import InputError
+from .networks import BatchNormPolicy, LossFn, model_objective
+from .objective import Objective
+from .parameters import Parameters
+from .results import Solution
+
+Data = Any  # (inputs, targets), or a mapping of tensors; examples along the first dimension
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A model with its data and loss: what optimizers train on and what their solutions are measured on.
+
+    Args:
+        name: how it is called in records and pictures.
+        model: () -> nn.Module, freshly initialised from PyTorch's random state at every call.
+        loss_fn: (output, target) -> mean over the batch; None if the model's output carries its ``loss``.
+        train, validation, test: (inputs, targets), or a mapping of tensors for models that take keywords; examples
+            along the first dimension. Validation and test are optional and never trained on.
+        metric: a mean over the batch to report beside the loss, as accuracy is.
+        epochs: passes over the training data that mini-batch recipes make unless they say otherwise.
+        batch_size: examples evaluated at a time; bounds memory, changes nothing but rounding.
+    """
+
+    name: str
+    model: Callable[[], nn.Module]
+    loss_fn: LossFn | None
+    train: Data
+    validation: Data = None
+    test: Data = None
+    metric: LossFn | None = None
+    epochs: int = 75
+    batch_size: int = 5000
+
+    def __post_init__(self) -> None:
+        for split in SPLITS:
+            data = getattr(self, split)
+            if data is not None and examples(data) == 0:
+                raise InputError(
+                    f"the problem {self.name!r} has no example in its {split} data; give at least one."
+                )
+
+    def build(self, seed: int) -> nn.Module:
+        """The model as initialised with a seed; PyTorch's global random state stays as it was."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self.model()
+
+    def objective(
+        self,
+        split: Split = "train",
+        *,
+        solution: Solution | None = None,
+        measure: LossFn | None = None,
+        batchnorm: BatchNormPolicy = "eval",
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str = "cpu",
+    ) -> Objective:
+        """The mean loss (or another measure) over a split, as a function of θ, with the model in eval mode.
+
+        Running statistics are those of ``solution``, if it has any. With batchnorm="batch" they are computed from
+        the data at every θ, all examples in one batch.
+        """
+        data = getattr(self, split)
+        if data is None:
+            raise InputError(f"the problem {self.name!r} has no {split} data.")
+        size = examples(data) if batchnorm == "batch" else self.batch_size
+        return model_objective(
+            self.build(0).eval(),
+            measure or self.loss_fn,
+            list(batches(data, size)),
+            dtype=dtype,
+            device=device,
+            batchnorm=batchnorm,
+            buffers=solution.buffer_tensors() if solution else None,
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A short hash of the name, the model's parameters by name and shape, and all data."""
+        parameters = Parameters.of(self.build(0))
+        digest = hashlib.sha256(repr((self.name, parameters.names, parameters.shapes)).encode())
+        for split in SPLITS:
+            for tensor in _tensors(getattr(self, split)):
+                digest.update(repr((split, tensor.dtype, tuple(tensor.shape))).encode())
+                digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        return digest.hexdigest()[:16]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many examples each split has."""
+        return {s: examples(getattr(self, s)) for s in SPLITS if getattr(self, s) is not None}
+
+    def check(self, solution: Solution) -> None:
+        """Raises InputError unless the solution was found on this very problem."""
+        theirs = solution.about.get("problem_fingerprint")
+        if theirs != self.fingerprint:
+            raise InputError(
+                f"the solution {solution.label} belongs to the problem {solution.problem!r} (fingerprint {theirs}), "
+                f"not to {self.name!r} as it is now ({self.fingerprint}); name the problem it was trained on."
+            )
+
+
+def load_problem(name: str) -> Problem:
+    """The problem of a name: one of catalog.NAMED, with settings as in ``mnist-fcp(train=5000)``, or the user's own as
+    ``package.module:attribute``, where the attribute is a Problem or a function that returns one."""
+    return _load(format_call(*parse_call(name)))
+
+
+def examples(data: Data) -> int:
+    """How many examples a split holds; InputError if its tensors disagree."""
+    lengths = {len(tensor) if tensor.ndim else 0 for tensor in _tensors(data)}
+    if len(lengths) != 1:
+        raise InputError(
+            f"the tensors of one split must have the same first dimension, got {sorted(lengths)}."
+        )
+    return lengths.pop()
+
+
+def select(data: Data, index: Tensor | slice) -> Data:
+    """The examples of a split that an index picks."""
+    if isinstance(data, Tensor):
+        return data[index]
+    if isinstance(data, Mapping):
+        return {key: select(value, index) for key, value in data.items()}
+    return tuple(select(item, index) for item in data)
+
+
+def batches(data: Data, size: int) -> Iterator[Data]:
+    """The split in order, ``size`` examples at a time."""
+    for start in range(0, examples(data), size):
+        yield select(data, slice(start, start + size))
+
+
+@lru_cache(maxsize=8)
+def _load(call: str) -> Problem:
+    from .catalog import NAMED
+
+    name, settings = parse_call(call)
+    if ":" in name:
+        found = import_attribute(name)
+    elif name in NAMED:
+        found = NAMED[name]
+    else:
+        raise InputError(
+            f"there is no problem {name!r}; choose one of {', '.join(NAMED)}, or name your own as package.module:attribute."
+        )
+    if callable(found) and not isinstance(found, Problem):
+        try:
+            found = found(**settings)
+        except TypeError as error:
+            raise InputError(f"the problem {name!r} cannot be made with {settings}: {error}.") from error
+    if not isinstance(found, Problem):
+        raise InputError(
+            f"{name!r} is a {type(found).__name__}, but must be a landscape.Problem or a function that returns one."
+        )
+    return replace(found, name=call)
+
+
+def _tensors(data: Any) -> Iterator[Tensor]:
+    if isinstance(data, Tensor):
+        yield data
+    elif isinstance(data, Mapping):
+        for key in sorted(data):
+            yield from _tensors(data[key])
+    elif data is not None:
+        for item in data:
+            yield from _tensors(item)

@@ -1,0 +1,167 @@
+"""What each task of a study does: from records to a record, with the problem at hand (a roof module, as study is)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from analysis import corridor, find_path, flatness, kernel_pca, linear_path
+from optimizers import Recipe, fit
+
+from .directions import random_direction
+from .errors import InputError
+from .measures import PathSettings
+from .networks import BatchNormPolicy
+from .objective import Objective
+from .probes import Line, Plane, scan
+from .problems import Problem, load_problem
+from .records import Record
+from .results import Corridor, Embedding, Flatness, PathRecord, Profile, Solution, Summary, Surface
+from .summary import summarize, summarize_pairs
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """What every task needs at hand: the problem (by name where it has one, so that little travels), recipes, device."""
+
+    problem: str | Problem
+    recipes: dict[str, Recipe] = field(default_factory=dict)
+    dtype: str = "float64"
+    device: str = "cpu"
+    show_progress: bool = False
+
+    def load(self) -> Problem:
+        return self.problem if isinstance(self.problem, Problem) else load_problem(self.problem)
+
+    def check(self) -> None:
+        """Raises InputError for a dtype or device that cannot be used here."""
+        if self.dtype not in ("float32", "float64"):
+            raise InputError(f"dtype must be float32 or float64, got {self.dtype!r}.")
+        try:
+            torch.zeros(1, device=self.device, dtype=self.torch_dtype)
+        except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"device {self.device!r} cannot be used here: {reason}") from error
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return getattr(torch, self.dtype)
+
+    def objective(self, solution: Solution | None = None, batchnorm: BatchNormPolicy = "eval") -> Objective:
+        problem = self.load()
+        if solution is not None:
+            problem.check(solution)
+        return problem.objective(
+            solution=solution, batchnorm=batchnorm, dtype=self.torch_dtype, device=self.device
+        )
+
+    @property
+    def has_batchnorm(self) -> bool:
+        return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.load().build(0).modules())
+
+
+def train(place: Workplace, *, generator: torch.Generator, label: str, seed: int, **_: Any) -> Solution:
+    problem = place.load()
+    recipe = place.recipes[label].on(problem)
+    return fit(
+        problem,
+        recipe.optimizer,
+        epochs=recipe.epochs or problem.epochs,
+        batch_size=recipe.batch_size,
+        schedule=recipe.scheduler,
+        seed=seed,
+        label=label,
+        dtype=place.torch_dtype,
+        device=place.device,
+        show_progress=place.show_progress,
+        about={"recipe": str(recipe)},
+    )
+
+
+def measure_flatness(
+    place: Workplace, solution: Solution, *, generator: torch.Generator, **settings: Any
+) -> Flatness:
+    objective = place.objective(solution)
+    labels = {"optimizer": solution.optimizer, "seed": solution.seed}
+    return flatness(objective, objective.point(solution.theta), generator=generator, **labels, **settings)
+
+
+def measure_corridor(place: Workplace, solution: Solution, *, generator: torch.Generator) -> Corridor:
+    """Along the last steps of training, with the full-batch gradient whatever the optimizer saw."""
+    return corridor(place.objective(solution), solution.tail, label=solution.label)
+
+
+def scan_line(
+    place: Workplace, solution: Solution, *, generator: torch.Generator, points: int, reach: float
+) -> Profile:
+    objective, theta, (direction,) = _directions(place, solution, generator, count=1)
+    probe = Line(theta, direction, _centered(points, reach))
+    return scan(objective, probe, direction="random, filter-normalized", label=solution.label)
+
+
+def scan_plane(
+    place: Workplace, *solutions: Solution, generator: torch.Generator, points: int, reach: float
+) -> Surface:
+    """Around the solution of lowest train loss."""
+    deepest = min(solutions, key=lambda s: s.train_loss)
+    objective, theta, (d1, d2) = _directions(place, deepest, generator, count=2)
+    steps = _centered(points, reach)
+    labels = {"direction": "random, filter-normalized", "label": deepest.label}
+    return scan(objective, Plane(theta, d1, d2, steps, steps), **labels)
+
+
+def connect(
+    place: Workplace,
+    a: Solution,
+    b: Solution,
+    *,
+    generator: torch.Generator,
+    method: str,
+    batchnorm: BatchNormPolicy,
+    **settings: Any,
+) -> PathRecord:
+    place.load().check(b)
+    objective = place.objective(a, batchnorm)
+    ends = {"start": a.label, "end": b.label}
+    if method == "linear":
+        return linear_path(objective, a.theta, b.theta, **ends)
+    return find_path(objective, a.theta, b.theta, method=method, generator=generator, **ends, **settings)
+
+
+def path_methods(settings: PathSettings) -> dict[str, dict[str, Any]]:
+    """The settings of ``connect`` for each method of path that a pair is connected by."""
+    return {"linear": {"method": "linear"}, "fourier": {"method": "fourier", **asdict(settings)}}
+
+
+def embed(place: Workplace, *solutions: Solution, generator: torch.Generator) -> Embedding:
+    return kernel_pca(solutions)
+
+
+def summary(place: Workplace, *records: Record, generator: torch.Generator) -> Summary:
+    return summarize(_of(Solution, records), _of(Flatness, records), _of(Corridor, records))
+
+
+def pair_summary(place: Workplace, *records: Record, generator: torch.Generator) -> Summary:
+    return summarize_pairs(_of(PathRecord, records), _of(Solution, records))
+
+
+def _of(kind: Any, records: tuple[Record, ...]) -> list[Any]:
+    return [record for record in records if isinstance(record, kind)]
+
+
+def _directions(
+    place: Workplace, solution: Solution, generator: torch.Generator, *, count: int
+) -> tuple[Objective, torch.Tensor, list[torch.Tensor]]:
+    objective = place.objective(solution)
+    theta = objective.point(solution.theta)
+    names = solution.parameters
+    return objective, theta, [random_direction(theta, names, generator=generator) for _ in range(count)]
+
+
+def _centered(points: int, reach: float) -> torch.Tensor:
+    """An odd number of steps from −reach to reach, so that the middle one is exactly 0."""
+    half = max(1, points // 2)
+    return torch.arange(-half, half + 1, dtype=torch.float64) * (reach / half)

@@ -1,0 +1,99 @@
+"""Summaries of a comparison: one number a metric and group, with its interval over solutions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from .intervals import mean_interval, pair_mean_interval
+from .results import Corridor, Flatness, PathRecord, Solution, Summary
+
+Array = np.ndarray
+# Metrics that span orders of magnitude are averaged in the logarithm, where all their values are positive.
+_GEOMETRIC = {"train_loss", "trace", "eigenvalue", "sam_sharpness", "adaptive_sharpness", "height"}
+CONFIDENCE = 0.95
+
+
+def summarize(
+    solutions: Sequence[Solution], flatness: Sequence[Flatness], corridors: Sequence[Corridor]
+) -> Summary:
+    """Groups are optimizers; corridor measures are medians over the steps of a solution's tail."""
+    columns: dict[str, list[float]] = {
+        "train_loss": [s.train_loss for s in solutions],
+        "validation_loss": [s.validation_loss for s in solutions],
+        "test_loss": [s.test_loss for s in solutions],
+        "test_accuracy": [s.test_accuracy for s in solutions],
+        "trace": [f.trace for f in flatness],
+        "eigenvalue": [float(f.eigenvalues[0]) for f in flatness],
+        "sam_sharpness": [f.sam_sharpness for f in flatness],
+        "adaptive_sharpness": [f.adaptive_sharpness for f in flatness],
+        "norm": [s.norm for s in solutions],
+        "kappa": [_median(c.kappa) for c in corridors],
+        "linearity": [_median(c.linearity) for c in corridors],
+        "gradients": [s.gradients for s in solutions],
+    }
+    groups = np.array([s.optimizer for s in solutions])
+    names = tuple(dict.fromkeys(groups.tolist()))
+
+    def interval(values: Array, group: str) -> tuple[float, float, float]:
+        return mean_interval(values[groups == group], confidence=CONFIDENCE)
+
+    counts = {name: int((groups == name).sum()) for name in names}
+    return _summary(columns, names, interval, counts)
+
+
+def summarize_pairs(paths: Sequence[PathRecord], solutions: Sequence[Solution]) -> Summary:
+    """Groups are pairs of optimizers, "sgd – lbfgs"; one value a pair of solutions and method of path."""
+    optimizer = {s.label: s.optimizer for s in solutions}
+    linear = {(p.start, p.end): p for p in paths if p.method == "linear"}
+    curved = {(p.start, p.end): p for p in paths if p.method != "linear"}
+    pairs = [pair for pair in linear if pair in curved]
+    first, second = (np.array([pair[k] for pair in pairs], dtype=str) for k in (0, 1))
+    columns = {
+        "distance": [linear[pair].length for pair in pairs],
+        "linear_barrier": [linear[pair].barrier for pair in pairs],
+        "barrier": [curved[pair].barrier for pair in pairs],
+        "height": [curved[pair].height for pair in pairs],
+    }
+    groups = np.array([f"{optimizer[a]} – {optimizer[b]}" for a, b in pairs], dtype=str)
+    names = tuple(dict.fromkeys(groups.tolist()))
+
+    def interval(values: Array, group: str) -> tuple[float, float, float]:
+        mine = groups == group
+        return pair_mean_interval(values[mine], first[mine], second[mine], confidence=CONFIDENCE)
+
+    counts = {name: int((groups == name).sum()) for name in names}
+    return _summary(columns, names, interval, counts)
+
+
+def _summary(
+    columns: dict[str, list[float]],
+    groups: tuple[str, ...],
+    interval: Callable[[Array, str], tuple[float, float, float]],
+    counts: dict[str, int],
+) -> Summary:
+    table = np.full((3, len(columns), len(groups)), np.nan)
+    scales = []
+    for row, (metric, values) in enumerate(columns.items()):
+        column = np.asarray(values, dtype=float)
+        geometric = metric in _GEOMETRIC and bool((column > 0).all())
+        scales.append("geometric mean" if geometric else "mean")
+        for i, group in enumerate(groups):
+            bounds = np.array(interval(np.log(column) if geometric else column, group))
+            table[:, row, i] = np.exp(bounds) if geometric else bounds
+    return Summary(
+        metrics=tuple(columns),
+        groups=groups,
+        scales=tuple(scales),
+        center=table[0],
+        low=table[1],
+        high=table[2],
+        counts=np.tile([counts[group] for group in groups], (len(columns), 1)),
+        confidence=CONFIDENCE,
+    )
+
+
+def _median(values: Array) -> float:
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if finite.size else float("nan")

@@ -1,0 +1,161 @@
+"""Tasks: records made from records, each once. A killed run resumes because finished records lie on disk.
+
+A task's key is a hash of what it depends on: its function, its settings and its inputs' keys. A record carries the
+key it was made under, so that a second run knows what is done, and what belongs to other settings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from joblib import Parallel, delayed, parallel_config
+
+from .errors import InputError
+from .progress import progress
+from .records import Record, check_writable, load, read_about, versions
+
+Work = Callable[..., Record]
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """A record that is there already: an input of tasks, known by its content."""
+
+    output: Path
+
+    @cached_property
+    def key(self) -> str:
+        read_about(self.output)  # a file that is no record is refused here
+        return hashlib.sha256(self.output.read_bytes()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """``work(context, *records of inputs, generator=…, **settings)`` -> the record at ``output``.
+
+    work must be a function of a module, so that it travels to other processes. ``settings`` is JSON. A task that
+    summarizes others (``replaceable``) may overwrite its record when those have changed.
+    """
+
+    output: Path
+    work: Work
+    inputs: tuple[Task | Given, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    replaceable: bool = False
+
+    @cached_property
+    def key(self) -> str:
+        told = json.dumps(
+            [self.work.__name__, dict(self.settings), [task.key for task in self.inputs]], sort_keys=True
+        )
+        return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+    def is_done(self) -> bool:
+        """Whether the record is there; InputError if one of other settings is in its place."""
+        if not self.output.exists():
+            return False
+        about = read_about(self.output)
+        if about.get("key") == self.key:
+            return True
+        if self.replaceable:
+            return False
+        raise InputError(
+            f"{self.output} was made with other settings{self._difference(about)}; "
+            "choose another --out, or remove that directory to start afresh."
+        )
+
+    def _difference(self, about: Mapping[str, Any]) -> str:
+        theirs = about.get("settings")
+        for name, ours in json.loads(json.dumps(dict(self.settings))).items():
+            if isinstance(theirs, Mapping) and theirs.get(name) != ours:
+                return f" ({name} is {theirs.get(name)!r} there, {ours!r} here)"
+        return ""
+
+    def execute(self, context: Any, threads: int) -> None:
+        """Make the record and save it. Runs in a worker process."""
+        torch.set_num_threads(threads)
+        inputs = [load(task.output) for task in self.inputs]
+        seed = int(self.key, 16) % 2**63
+        generator = torch.Generator().manual_seed(seed)
+        record = self.work(context, *inputs, generator=generator, **self.settings)
+        about = {
+            "versions": versions(),
+            **record.about,
+            "key": self.key,
+            "settings": dict(self.settings),
+            "generator_seed": seed,
+            "threads": threads,
+        }
+        replace(record, about=about).save(self.output)
+
+
+def run_tasks(
+    tasks: Sequence[Task], context: Any, *, title: str, jobs: int, show_progress: bool = True
+) -> int:
+    """Run those tasks that are not done, in ``jobs`` processes; how many were run.
+
+    Every process uses its share of the cores. Raises what a task raises; what was finished by then stays.
+    """
+    todo = [task for task in tasks if not task.is_done()]
+    if not todo:
+        return 0
+    for directory in {task.output.parent for task in todo}:
+        check_writable(directory)
+    threads = max(1, cores() // jobs)
+    with progress(title, len(tasks), done=len(tasks) - len(todo), shown=show_progress) as advance:
+        if jobs == 1:
+            before = torch.get_num_threads()
+            try:
+                for task in todo:
+                    task.execute(context, threads)
+                    advance()
+            finally:
+                torch.set_num_threads(before)
+            return len(todo)
+        with parallel_config(backend="loky", inner_max_num_threads=threads):
+            calls = (delayed(task.execute)(context, threads) for task in todo)
+            for _ in Parallel(n_jobs=jobs, return_as="generator_unordered")(calls):
+                advance()
+    return len(todo)
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class sole_use:
+    """A directory that no other run writes to inside the ``with`` block; left-overs of killed runs are removed."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.lock = FileLock(directory / ".lock", timeout=0)
+
+    def __enter__(self) -> None:
+        check_writable(self.directory)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self.lock.acquire()
+        except Timeout as error:
+            raise InputError(
+                f"another run is writing to {self.directory}; wait for it, or choose another --out."
+            ) from error
+        except OSError as error:
+            reason = error.strerror or error
+            raise InputError(
+                f"{self.directory} cannot be written ({reason}); choose another --out."
+            ) from error
+        for part in self.directory.rglob(".*.part"):
+            part.unlink(missing_ok=True)
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()

@@ -1,0 +1,226 @@
+"""fit: train a problem's model with any optimizer, and keep what later stages need as a Solution."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from landscape import InputError, Parameters, Problem, Solution
+from landscape.networks import LossFn, batch_loss, placed
+from landscape.problems import SPLITS, Data, batches, examples, select
+from landscape.progress import progress
+from landscape.records import versions
+from landscape.results import NAN
+
+from .lbfgs import LBFGS
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+ScheduleFactory = Callable[[Optimizer], LRScheduler]
+
+
+def fit(
+    problem: Problem,
+    optimizer: OptimizerFactory,
+    *,
+    epochs: int,
+    batch_size: int | None = None,
+    seed: int = 0,
+    schedule: ScheduleFactory | None = None,
+    label: str | None = None,
+    tail: int = 16,
+    curve_points: int = 60,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
+    show_progress: bool = True,
+    about: Mapping[str, Any] | None = None,
+) -> Solution:
+    """The solution that an optimizer finds from the initialisation of a seed.
+
+    Args:
+        problem: trained on its train split only; the other splits are looked at, never learned from.
+        optimizer: parameters -> torch optimizer. It is always given a closure, so any optimizer works.
+        epochs: passes over the training data.
+        batch_size: examples a step, reshuffled every epoch; None (or as many as there are) takes the whole
+            split for every step, in pieces of ``problem.batch_size`` whose gradients add up.
+        seed: of initialisation, order and any noise in the model. Same seed, same machine, same solution.
+        schedule: optimizer -> learning-rate scheduler, stepped once an epoch.
+        tail: how many of the last steps are kept with their learning rates, for corridor measures.
+        curve_points: at how many epochs train and validation loss are measured.
+
+    A run ends early if the optimizer says that it has converged (LBFGS does), or at the first loss that is not
+    finite; ``status`` says so, and θ is then that of the last epoch that ended well.
+    """
+    for name, value in {"epochs": epochs, "tail": tail, "curve_points": curve_points}.items():
+        if value < 1:
+            raise InputError(f"{name} must be at least 1, got {value}.")
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, or None for the whole data, got {batch_size}.")
+    devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        model = problem.build(seed).to(device=device, dtype=dtype)
+        run = _Run(problem, model, optimizer, batch_size, seed, tail)
+        status = run.train(
+            epochs, schedule=schedule, curve_points=curve_points, title=label or "fit", shown=show_progress
+        )
+    settings = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "dtype": str(dtype),
+        "device": str(device),
+        "problem_fingerprint": problem.fingerprint,
+        "versions": versions(),
+    }
+    name = label or type(run.optimizer).__name__.lower()
+    return run.solution(name, status, {**settings, **(about or {})})
+
+
+class _Run:
+    """One training run: the model, its optimizer, and what has been seen so far."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        model: nn.Module,
+        factory: OptimizerFactory,
+        batch_size: int | None,
+        seed: int,
+        tail: int,
+    ) -> None:
+        trained = [p for p in model.parameters() if p.requires_grad]
+        self.problem, self.model, self.seed = problem, model, seed
+        self.optimizer = factory(trained)
+        self.parameters = Parameters.of(model)
+        like = {"dtype": trained[0].dtype, "device": trained[0].device}
+        self.train_data: Data = placed(problem.train, **like)
+        self.validation_data: Data | None = placed(problem.validation, **like)
+        self.count = examples(self.train_data)
+        self.batch_size = min(batch_size or self.count, self.count)
+        self.order = torch.Generator().manual_seed(seed)
+        self.tail: deque[tuple[Tensor, float]] = deque(maxlen=tail)
+        self.curve: list[tuple[int, float, float]] = []
+        self.gradients = self.losses = 0.0
+
+    def train(
+        self, epochs: int, *, schedule: ScheduleFactory | None, curve_points: int, title: str, shown: bool
+    ) -> str:
+        """How the run ended, in words."""
+        scheduler = schedule(self.optimizer) if schedule else None
+        measured = set(np.linspace(0, epochs, curve_points + 1).round().astype(int).tolist())
+        self._measure(0)
+        with progress(title, epochs, shown=shown) as advance:
+            for epoch in range(1, epochs + 1):
+                before = {name: t.detach().clone() for name, t in self.model.state_dict().items()}
+                loss = self._epoch(last=epoch == epochs)
+                if not np.isfinite(loss) or not self.parameters.theta(self.model).isfinite().all():
+                    self.model.load_state_dict(before)
+                    self.tail.clear()
+                    return f"diverged in epoch {epoch} (loss {loss}); these are the parameters before it"
+                if scheduler:
+                    scheduler.step()
+                converged = bool(getattr(self.optimizer, "converged", False))
+                if epoch in measured or converged:
+                    self._measure(epoch)
+                advance(note=f"loss {loss:.3g}")
+                if converged:
+                    return f"converged in epoch {epoch}"
+        return f"ran {epochs} epochs"
+
+    def _epoch(self, *, last: bool) -> float:
+        """Steps through the training data once; the mean of the losses that the optimizer saw."""
+        self.model.train()
+        full_batch = self.batch_size == self.count
+        order = None if full_batch else torch.randperm(self.count, generator=self.order)
+        pieces = (
+            [None] if order is None else order.to(next(self.model.parameters()).device).split(self.batch_size)
+        )
+        seen = 0.0
+        for i, index in enumerate(pieces):
+            if full_batch or (last and i >= len(pieces) - (self.tail.maxlen or 0)):
+                self.tail.append((self.parameters.theta(self.model), self.optimizer.param_groups[0]["lr"]))
+            batch = self.train_data if index is None else select(self.train_data, index)
+            seen += float(self._step(batch)) * examples(batch) / self.count
+            if not np.isfinite(seen):
+                break
+        return seen
+
+    def _step(self, batch: Data) -> Tensor:
+        share = examples(batch) / self.count
+
+        def closure() -> Tensor:
+            self.optimizer.zero_grad()
+            self.gradients += share
+            return self._loss(batch, backward=True)
+
+        def loss_only() -> Tensor:
+            self.losses += share
+            return self._loss(batch)
+
+        if isinstance(self.optimizer, LBFGS):
+            return torch.as_tensor(self.optimizer.step(closure, loss_only)).detach()
+        return torch.as_tensor(self.optimizer.step(closure)).detach()  # type: ignore[arg-type]
+
+    def _loss(self, data: Data, *, backward: bool = False) -> Tensor:
+        """The mean loss over the data, evaluated in pieces; with backward, gradients add up in the parameters."""
+        parts, count = [], examples(data)
+        for piece in batches(data, self.problem.batch_size):
+            loss = batch_loss(self.model, self.problem.loss_fn, piece) * (examples(piece) / count)
+            if backward:
+                loss.backward()
+            parts.append(loss.detach())
+        return torch.stack(parts).sum()
+
+    def _measure(self, epoch: int) -> None:
+        self.model.eval()
+        with torch.no_grad():
+            train = float(self._loss(self.train_data))
+            held_out = NAN if self.validation_data is None else float(self._loss(self.validation_data))
+        self.curve.append((epoch, train, held_out))
+
+    def solution(self, optimizer: str, status: str, about: dict[str, Any]) -> Solution:
+        theta = self.parameters.theta(self.model)
+        curve = np.array(self.curve)
+        tail = [t for t, _ in self.tail]
+        found = Solution(
+            problem=self.problem.name,
+            optimizer=optimizer,
+            seed=self.seed,
+            theta=theta.cpu().numpy(),
+            names=self.parameters.names,
+            shapes=self.parameters.shapes,
+            buffers={name: b.detach().cpu().numpy() for name, b in self.model.named_buffers()},
+            curve_epoch=curve[:, 0],
+            curve_train=curve[:, 1],
+            curve_validation=curve[:, 2],
+            tail=torch.stack([*tail, theta]).cpu().numpy() if tail else np.zeros((0, theta.numel())),
+            tail_lr=np.array([float(lr) for _, lr in self.tail]),
+            gradients=self.gradients,
+            losses=self.losses,
+            status=status,
+            about=about,
+        )
+        return replace(found, **_losses(self.problem, found, theta))
+
+
+def _losses(problem: Problem, found: Solution, theta: Tensor) -> dict[str, float]:
+    """Loss and metric on every split that the problem has."""
+    measures: dict[str, LossFn | None] = {"loss": None, "accuracy": problem.metric}
+    return {
+        f"{split}_{name}": float(
+            problem.objective(split, solution=found, measure=measure, dtype=theta.dtype, device=theta.device)(
+                theta
+            )
+        )
+        for split in SPLITS
+        if split in problem.sizes
+        for name, measure in measures.items()
+        if name == "loss" or measure is not None
+    }

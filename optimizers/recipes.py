@@ -1,0 +1,122 @@
+"""Recipes: an optimizer with its settings and how long it runs, written as ``alto(lr=0.01, epochs=500)``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
+
+from landscape import InputError, Problem
+from landscape.calls import format_call, import_attribute, parse_call
+
+from .alto import ALTO
+from .e import E
+from .lbfgs import LBFGS
+
+_RUN_OPTIONS = ("epochs", "batch_size", "schedule")
+_LABELLED = re.compile(r"^\s*(?P<label>[\w.\-]+)\s*=\s*(?P<call>.+)$", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one optimizer is run: ``make(params, **settings)`` for ``epochs`` at a batch size and a schedule.
+
+    epochs None means as many as the problem says.
+    batch_size None takes the whole data for every step. schedule is "constant" or "cosine" (to zero over the run).
+    """
+
+    name: str
+    make: Callable[..., Optimizer]
+    settings: dict[str, Any] = field(default_factory=dict)
+    epochs: int | None = None
+    batch_size: int | None = 64
+    schedule: str = "constant"
+    label: str = ""
+
+    def __post_init__(self) -> None:
+        if self.schedule not in ("constant", "cosine"):
+            raise InputError(
+                f"schedule must be 'constant' or 'cosine', got {self.schedule!r} in {self.name}."
+            )
+        for name in ("epochs", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise InputError(
+                    f"{name} must be a whole number of at least 1, or None, got {value!r} in {self.name}."
+                )
+        self.optimizer([nn.Parameter(torch.zeros(1))])  # so that a wrong setting shows before anything is run
+
+    def __str__(self) -> str:
+        """The recipe in full, so that it can be read and repeated."""
+        run = {name: getattr(self, name) for name in _RUN_OPTIONS}
+        return format_call(self.name, {**self.settings, **run})
+
+    def optimizer(self, params: Iterable[nn.Parameter]) -> Optimizer:
+        try:
+            return self.make(params, **self.settings)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"the optimizer {self.name!r} cannot be made with {self.settings}: {error}"
+            ) from error
+
+    @property
+    def scheduler(self) -> Callable[[Optimizer], LRScheduler] | None:
+        """optimizer -> learning-rate scheduler over the run; None for a constant rate."""
+        if self.schedule == "constant":
+            return None
+        return lambda optimizer: CosineAnnealingLR(optimizer, self.epochs or 1)
+
+    def on(self, problem: Problem) -> Recipe:
+        """The recipe with its number of epochs settled."""
+        return self if self.epochs else replace(self, epochs=problem.epochs)
+
+
+def _e(base: type[Optimizer]) -> Callable[..., Optimizer]:
+    def make(
+        params: Iterable[nn.Parameter], *, alpha: float = -5.0, beta: float = 0.99, **settings: Any
+    ) -> Optimizer:
+        return E(base(params, **settings), alpha=alpha, beta=beta)  # type: ignore[call-arg]
+
+    return make
+
+
+RECIPES: dict[str, Recipe] = {
+    # lr 0.1 at batch 64 over 75 epochs of MNIST reproduces the SGD rows of Yu and Morozov (2026).
+    "sgd": Recipe("sgd", torch.optim.SGD, {"lr": 0.1}),
+    "adamw": Recipe("adamw", torch.optim.AdamW, {"lr": 1e-3}),
+    # Yu and Morozov (2026): full batch, at most 1000 iterations. The tolerance, that of
+    # torch.optim.LBFGS, ends at losses like theirs, about 1e-8.
+    "lbfgs": Recipe("lbfgs", LBFGS, {"gradient_tolerance": 1e-7}, epochs=1000, batch_size=None),
+    # alpha = -5 is its authors' choice for batches of 1,000 and more.
+    "alto": Recipe("alto", ALTO, {"lr": 0.01}, batch_size=2048, schedule="cosine"),
+    "e-sgd": Recipe("e-sgd", _e(torch.optim.SGD), {"lr": 0.1}),
+    "e-adamw": Recipe("e-adamw", _e(torch.optim.AdamW), {"lr": 1e-3}),
+}
+
+
+def parse_recipe(text: str) -> Recipe:
+    """The recipe of ``name``, ``name(key=value, …)`` or ``label=name(…)``.
+
+    The name is one of RECIPES, or ``package.module:attribute`` of a function (params, **settings) -> optimizer. The
+    keys epochs, batch_size and schedule belong to the run, the others go to the optimizer. A changed recipe is
+    labelled by its whole text, unless it is given a label.
+    """
+    labelled = _LABELLED.match(text)
+    call = labelled["call"] if labelled else text
+    name, settings = parse_call(call)
+    label = labelled["label"] if labelled else format_call(name, settings)
+    run = {key: settings.pop(key) for key in _RUN_OPTIONS if key in settings}
+    if ":" in name:
+        return Recipe(name, import_attribute(name), settings, label=label, **run)
+    if name not in RECIPES:
+        raise InputError(
+            f"there is no optimizer {name!r}; choose one of {', '.join(RECIPES)}, or name your own as package.module:attribute."
+        )
+    known = RECIPES[name]
+    return replace(known, settings={**known.settings, **settings}, label=label, **run)

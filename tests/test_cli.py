@@ -1,0 +1,254 @@
+"""The command line as users meet it: commands, help, errors, kills."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from landscape import load
+from landscape.cli import COMMANDS, main
+
+TESTS = Path(__file__).parent
+PROBLEM = "own_problem:small(epochs=5)"
+QUICK = [
+    *("--flatness.matvecs", "10", "--flatness.eigenvalues", "2", "--paths.steps", "20", "--paths.modes", "2"),
+    *("--scans.line", "5", "--scans.plane", "3"),
+]
+COMPARE = ["compare", PROBLEM, "--optimizers", "sgd", "lbfgs(epochs=10)", "--seeds", "2", *QUICK]
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(TESTS))
+
+
+def run(*arguments: str, capsys) -> tuple[int, str, str]:
+    try:
+        code = main(arguments)
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "landscape.cli", *arguments]
+
+
+def environment() -> dict[str, str]:
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]),
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+@pytest.fixture
+def trained(tmp_path, capsys):
+    for optimizer in ("sgd", "adamw"):
+        for seed in ("0", "1"):
+            assert (
+                main(
+                    [
+                        "train",
+                        PROBLEM,
+                        "--optimizer",
+                        optimizer,
+                        "--seed",
+                        seed,
+                        "--out",
+                        f"{optimizer}-{seed}.npz",
+                    ]
+                )
+                == 0
+            )
+    capsys.readouterr()
+    return tmp_path
+
+
+def test_train_flatness_barrier_embed_and_scan(trained, capsys):
+    files = sorted(str(p) for p in trained.glob("*.npz"))
+    code, out, _ = run("flatness", *files, "--settings.matvecs", "10", "--jobs", "1", capsys=capsys)
+    assert code == 0
+    assert all(label in out for label in ("sgd/0", "adamw/1", "trace ± s.e."))
+    assert load(trained / "flatness" / "sgd-0.npz").label == "sgd/0"
+    code, out, _ = run("barrier", files[0], files[2], "--settings.steps", "20", capsys=capsys)
+    assert code == 0
+    path = load(trained / "paths" / "adamw-0--sgd-0.fourier.npz")
+    assert f"height {path.height:.6g}" in out
+    assert (trained / "paths" / "adamw-0--sgd-0.png").exists()
+    code, out, _ = run("embed", *files, "--out", "e/embedding.npz", capsys=capsys)
+    assert code == 0
+    assert load("e/embedding.npz").coordinates.shape == (4, 2)
+    assert "by norm alone" in out
+    for probe in ("line", "plane"):
+        code, out, _ = run("scan", files[0], "--probe", probe, "--settings.plane", "3", capsys=capsys)
+        assert code == 0
+        record = load(trained / "scans" / f"adamw-0.{probe}.npz")
+        assert record.center_loss == pytest.approx(load(files[0]).train_loss, rel=1e-12)
+        assert (trained / "scans" / f"adamw-0.{probe}.svg").exists()
+
+
+def test_train_again_does_no_work_and_other_settings_are_refused(trained, capsys):
+    before = (trained / "sgd-0.npz").stat().st_mtime_ns
+    code, out, _ = run("train", PROBLEM, "--seed", "0", "--out", "sgd-0.npz", capsys=capsys)
+    assert (code, (trained / "sgd-0.npz").stat().st_mtime_ns) == (0, before)
+    assert "train loss" in out
+    code, _, err = run("train", PROBLEM, "--seed", "1", "--out", "sgd-0.npz", capsys=capsys)
+    assert code == 2
+    assert "seed is 0 there, 1 here" in err
+
+
+def test_the_same_seed_gives_the_same_numbers_in_another_process(trained):
+    done = subprocess.run(
+        command("train", PROBLEM, "--optimizer", "sgd", "--seed", "1", "--out", "again.npz"),
+        env=environment(), capture_output=True, text=True, cwd=trained,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""  # quiet where there is no terminal
+    np.testing.assert_array_equal(load("again.npz").theta, load("sgd-1.npz").theta)
+
+
+def test_compare_and_report(tmp_path, capsys):
+    code, out, err = run(*COMPARE, "--jobs", "1", capsys=capsys)
+    assert code == 0
+    assert err == ""
+    report = Path(re.search(r"^report: (.*)$", out, re.MULTILINE)[1])
+    assert report == tmp_path / "runs" / "own_problem_small(epochs=5)" / "report.html"
+    assert "Hessian trace" in out
+    report.unlink()
+    code, out, _ = run("report", str(report.parent), capsys=capsys)
+    assert code == 0
+    assert report.exists()
+
+
+BAD = {
+    "unknown problem": (["compare", "nosuch"], "there is no problem 'nosuch'"),
+    "attribute that is no problem": (
+        ["compare", "own_problem:number"],
+        "is a int, but must be a landscape.Problem",
+    ),
+    "module that is not there": (["train", "no_such:thing"], "cannot be found"),
+    "unknown optimizer": (["train", PROBLEM, "--optimizer", "sdg"], "there is no optimizer 'sdg'"),
+    "solution of another problem": (
+        ["flatness", "sgd-0.npz", "--problem", "digits-mlp"],
+        "belongs to the problem",
+    ),
+    "truncated": (["flatness", "truncated.npz"], "truncated or no .npz"),
+    "foreign": (["scan", "foreign.npz"], "not written by torch-landscape"),
+    "pickled": (["embed", "pickled.npz", "sgd-0.npz"], "pickled objects"),
+    "nan": (["barrier", "nan.npz", "sgd-0.npz"], "NaN or infinite"),
+    "absent": (["barrier", "absent.npz", "sgd-0.npz"], "does not exist"),
+    "record of another kind": (["scan", "trace.npz"], "holds a trace, but a solution is needed"),
+    "no seeds": (["compare", PROBLEM, "--seeds", "0"], "seeds must be at least 1"),
+    "not a number": (["compare", PROBLEM, "--seeds", "many"], "seeds"),
+    "zero points": (["scan", "sgd-0.npz", "--settings.line", "0"], "line must be greater than 0, got 0"),
+    "unknown option": (["compare", PROBLEM, "--sedes", "3"], "unrecognized arguments: --sedes"),
+    "unknown command": (["compair", PROBLEM], "invalid choice: 'compair'"),
+    "device": (["compare", PROBLEM, "--device", "warp"], "device 'warp' cannot be used here"),
+    "place that cannot be written": (["compare", PROBLEM, "--out", "file/runs"], "cannot be written"),
+    "file that cannot be written": (["train", PROBLEM, "--out", "file/a.npz"], "cannot be written"),
+    "no comparison": (["report", "."], "holds no comparison"),
+    "train-mode batchnorm": (["compare", "stubborn:problem"], "call model.eval() first"),
+    "no data": (["compare", "stubborn:empty"], "no example in its train data"),
+}
+STUBBORN = """
+import torch
+from torch import nn
+from landscape import Problem
+
+class Stubborn(nn.BatchNorm1d):
+    def train(self, mode=True):
+        return super().train(True)
+
+def problem():
+    data = torch.randn(8, 3), torch.zeros(8, 3)
+    return Problem("s", lambda: nn.Sequential(nn.Linear(3, 3), Stubborn(3)), nn.functional.mse_loss, data)
+
+def empty():
+    return Problem("e", lambda: nn.Linear(3, 3), nn.functional.mse_loss, (torch.zeros(0, 3), torch.zeros(0, 3)))
+"""
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_gets_one_sentence_and_exit_code_2(case, trained, capsys):
+    import dataclasses
+
+    from landscape.results import Trace
+
+    arguments, message = BAD[case]
+    good = (trained / "sgd-0.npz").read_bytes()
+    (trained / "truncated.npz").write_bytes(good[: len(good) // 2])
+    np.savez(trained / "foreign.npz", w=np.zeros(3))
+    np.savez(trained / "pickled.npz", header=np.array([{}], dtype=object))
+    (trained / "file").write_text("")
+    (trained / "stubborn.py").write_text(STUBBORN)
+    Trace(value=1.0, stderr=0.0, samples=np.zeros(1), method="m", matvecs=1, dim=1).save(
+        trained / "trace.npz"
+    )
+    solution = load(trained / "sgd-0.npz")
+    theta = solution.theta.copy()
+    poisoned = dataclasses.replace(solution)
+    theta[0] = np.nan
+    object.__setattr__(poisoned, "theta", theta)
+    poisoned.save(trained / "nan.npz")
+    before = sorted(
+        p.relative_to(trained).as_posix() for p in trained.rglob("*") if "__pycache__" not in p.parts
+    )
+    code, out, err = run(*arguments, capsys=capsys)
+    after = sorted(
+        p.relative_to(trained).as_posix() for p in trained.rglob("*") if "__pycache__" not in p.parts
+    )
+    assert code == 2
+    assert re.search(re.escape(message), err), err
+    assert err.startswith("landscape: ")
+    assert err.count("\n") == 1
+    assert out == ""
+    assert after == before
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_gives_every_option_its_meaning(name, capsys):
+    code, out, _ = run(name, "--help", capsys=capsys)
+    assert code == 0
+    undocumented = re.findall(r"^  (--[\w.]+)[^\n]*\n(?=  --|\n)", out, re.MULTILINE)
+    assert [option for option in undocumented if not option.endswith(".help")] == []
+
+
+def records(directory: Path) -> dict[str, bytes]:
+    return {p.relative_to(directory).as_posix(): p.read_bytes() for p in sorted(directory.rglob("*.npz"))}
+
+
+@pytest.mark.parametrize("killed_at", [(1, 4), (2, 12)])
+def test_a_killed_run_resumes_to_the_same_records(tmp_path, killed_at):
+    undisturbed = subprocess.run(
+        command(*COMPARE, "--out", "a", "--jobs", "2"), env=environment(), capture_output=True, text=True
+    )
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    for count in killed_at:
+        process = subprocess.Popen(
+            command(*COMPARE, "--out", "b", "--jobs", "2"),
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        while process.poll() is None and len(list(Path("b").rglob("*.npz"))) < count:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = subprocess.run(
+        command(*COMPARE, "--out", "b", "--jobs", "2"), env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert records(Path("b")).keys() == records(Path("a")).keys()
+    different = [name for name, content in records(Path("a")).items() if records(Path("b"))[name] != content]
+    assert different == []
+    assert list(Path("b").rglob("*.part")) == []
+    assert (Path("b") / "report.html").exists()

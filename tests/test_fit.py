@@ -1,0 +1,173 @@
+"""fit: the same steps as a plain training loop, reproducible, with what later stages need."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from landscape import InputError, Problem
+from optimizers import LBFGS, RECIPES, fit, parse_recipe
+
+GENERATOR = torch.Generator().manual_seed(0)
+X = torch.randn(50, 4, generator=GENERATOR)
+Y = (X[:, 0] > 0).long()
+CE = nn.functional.cross_entropy
+
+
+def net(*layers: nn.Module):
+    return lambda: nn.Sequential(nn.Linear(4, 6), *layers, nn.Softplus(), nn.Linear(6, 2))
+
+
+PROBLEM = Problem("small", net(), CE, (X[:30], Y[:30]), (X[30:40], Y[30:40]), (X[40:], Y[40:]))
+
+
+def sgd(params):
+    return torch.optim.SGD(params, lr=0.1, momentum=0.9)
+
+
+def test_mini_batches_equal_a_plain_loop():
+    solution = fit(PROBLEM, sgd, epochs=3, batch_size=8, seed=5, show_progress=False)
+    model = PROBLEM.build(5).double()
+    optimizer = sgd(model.parameters())
+    order = torch.Generator().manual_seed(5)
+    for _ in range(3):
+        for index in torch.randperm(30, generator=order).split(8):
+            optimizer.zero_grad()
+            CE(model(X[:30].double()[index]), Y[:30][index]).backward()
+            optimizer.step()
+    theta = torch.cat([p.detach().reshape(-1) for p in model.parameters()]).numpy()
+    np.testing.assert_allclose(solution.theta, theta, rtol=1e-12, atol=1e-14)
+    assert solution.gradients == pytest.approx(3)
+    assert solution.label == "sgd/5"
+    assert solution.status == "ran 3 epochs"
+
+
+def test_full_batch_in_pieces_equals_full_batch_at_once():
+    from dataclasses import replace
+
+    whole = fit(PROBLEM, sgd, epochs=4, show_progress=False)
+    pieces = fit(replace(PROBLEM, batch_size=7), sgd, epochs=4, show_progress=False)
+    np.testing.assert_allclose(whole.theta, pieces.theta, rtol=1e-12, atol=1e-14)
+    assert whole.gradients == pieces.gradients == 4
+
+
+def test_losses_are_those_of_the_objective_and_the_curve_ends_there():
+    solution = fit(PROBLEM, sgd, epochs=10, batch_size=8, seed=1, show_progress=False)
+    for split in ("train", "validation", "test"):
+        objective = PROBLEM.objective(split, solution=solution)
+        assert float(objective(torch.from_numpy(solution.theta))) == getattr(solution, f"{split}_loss")
+    assert solution.curve_epoch[0] == 0
+    assert solution.curve_epoch[-1] == 10
+    assert solution.curve_train[-1] == pytest.approx(solution.train_loss, rel=1e-12)
+    assert solution.curve_validation[-1] == pytest.approx(solution.validation_loss, rel=1e-12)
+    assert np.isnan(solution.train_accuracy)  # the problem has no metric
+
+
+@pytest.mark.parametrize(("batch_size", "steps"), [(8, 4), (None, 5)])
+def test_the_tail_holds_the_last_consecutive_points(batch_size, steps):
+    solution = fit(PROBLEM, sgd, epochs=6, batch_size=batch_size, tail=5, show_progress=False)
+    assert solution.tail.shape == (steps + 1, solution.theta.size)
+    assert solution.tail_lr.tolist() == [0.1] * steps
+    np.testing.assert_array_equal(solution.tail[-1], solution.theta)
+    before = fit(PROBLEM, sgd, epochs=5, batch_size=batch_size, tail=5, show_progress=False)
+    if batch_size is None:
+        np.testing.assert_array_equal(solution.tail[-2], before.theta)
+    else:
+        np.testing.assert_array_equal(solution.tail[0], before.theta)  # an epoch has four steps
+
+
+def test_the_same_seed_gives_the_same_solution_and_leaves_global_randomness():
+    problem = Problem("noisy", net(nn.Dropout(0.3)), CE, (X, Y))
+    torch.manual_seed(9)
+    state = torch.get_rng_state()
+    one = fit(problem, sgd, epochs=3, batch_size=16, seed=2, show_progress=False)
+    assert torch.get_rng_state().equal(state)
+    torch.manual_seed(10)
+    two = fit(problem, sgd, epochs=3, batch_size=16, seed=2, show_progress=False)
+    other = fit(problem, sgd, epochs=3, batch_size=16, seed=3, show_progress=False)
+    np.testing.assert_array_equal(one.theta, two.theta)
+    assert not np.array_equal(one.theta, other.theta)
+
+
+def test_batchnorm_trains_in_train_mode_and_is_measured_with_its_statistics():
+    problem = Problem("bn", net(nn.BatchNorm1d(6)), CE, (X, Y))
+    solution = fit(problem, sgd, epochs=3, batch_size=25, show_progress=False)
+    assert solution.buffers["1.num_batches_tracked"] == 6
+    model = solution.load_into(problem.build(7).double()).eval()
+    assert float(CE(model(X.double()), Y).detach()) == pytest.approx(solution.train_loss, rel=1e-12)
+
+
+def test_lbfgs_uses_loss_only_evaluations_in_its_search():
+    solution = fit(PROBLEM, LBFGS, epochs=20, show_progress=False)
+    assert solution.gradients <= 20
+    assert solution.losses > solution.gradients
+    assert solution.train_loss < 0.01
+
+
+def test_divergence_is_survived_and_said():
+    solution = fit(
+        PROBLEM, lambda p: torch.optim.SGD(p, lr=1e200), epochs=5, batch_size=8, show_progress=False
+    )
+    assert solution.status.startswith("diverged in epoch")
+    assert np.isfinite(solution.theta).all()
+
+
+def test_schedules_reach_the_optimizer():
+    recipe = parse_recipe("sgd(lr=0.5, schedule='cosine', epochs=4, batch_size=None)").on(PROBLEM)
+    solution = fit(PROBLEM, recipe.optimizer, epochs=4, schedule=recipe.scheduler, show_progress=False)
+    np.testing.assert_allclose(solution.tail_lr, [0.25 * (1 + np.cos(np.pi * k / 4)) for k in range(4)])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"epochs": 1, "batch_size": 0}, "batch_size must be at least 1"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(InputError, match=message):
+        fit(PROBLEM, sgd, show_progress=False, **options)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_named_recipe_trains(name):
+    recipe = parse_recipe(f"{name}(epochs=2)").on(PROBLEM)
+    solution = fit(
+        PROBLEM,
+        recipe.optimizer,
+        epochs=2,
+        batch_size=recipe.batch_size,
+        schedule=recipe.scheduler,
+        show_progress=False,
+    )
+    assert solution.curve_train[-1] != solution.curve_train[0]
+
+
+def test_recipes_are_read_and_written():
+    recipe = parse_recipe("fast=sgd(lr=0.5, momentum=0.9, epochs=3)")
+    assert recipe.label == "fast"
+    assert recipe.settings == {"lr": 0.5, "momentum": 0.9}
+    assert str(recipe) == "sgd(lr=0.5, momentum=0.9, epochs=3, batch_size=64, schedule='constant')"
+    assert parse_recipe("sgd").label == "sgd"
+    assert parse_recipe("sgd(lr=0.5)").label == "sgd(lr=0.5)"
+    assert parse_recipe("sgd").on(PROBLEM).epochs == 75
+    own = parse_recipe("torch.optim:RMSprop(lr=0.01, batch_size=None)")
+    assert isinstance(own.optimizer([nn.Parameter(torch.zeros(1))]), torch.optim.RMSprop)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sdg", "there is no optimizer 'sdg'; choose one of sgd"),
+        ("sgd(lr=-1)", "'sgd' cannot be made with.*Invalid learning rate"),
+        ("sgd(speed=1)", "'sgd' cannot be made with"),
+        ("sgd(epochs=0)", "epochs must be a whole number of at least 1, or None, got 0"),
+        ("sgd(batch_size='all')", "batch_size must be a whole number"),
+        ("sgd(schedule='step')", "schedule must be 'constant' or 'cosine', got 'step'"),
+        ("torch.optim:Nothing", "no attribute 'Nothing'"),
+    ],
+)
+def test_recipes_that_are_refused(text, message):
+    with pytest.raises(InputError, match=message):
+        parse_recipe(text)

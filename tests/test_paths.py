@@ -1,0 +1,469 @@
+"""Paths: their geometry by finite differences, their tops against dense grids, found heights against known saddles."""
+
+import numpy as np
+import pytest
+import torch
+from reference import CROSSINGS
+from torch import nn
+
+from analysis.heights import Survey
+from analysis.paths import find_path, linear_path
+from landscape import InputError, Objective, model_objective
+from landscape.paths import FourierPath, Segment, restore
+from landscape.potentials import curvy_valley, muller_brown, ring
+from landscape.results import PathRecord
+
+float64 = torch.float64
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def vector(*values):
+    return torch.tensor(values, dtype=float64)
+
+
+def random_path(seed, modes=4, dim=5, size=0.5):
+    a, b = torch.randn(2, dim, generator=seeded(seed), dtype=float64)
+    return FourierPath(a, b, size * torch.randn(modes, dim, generator=seeded(seed + 1), dtype=float64))
+
+
+def crossing(name):
+    known = CROSSINGS[name]
+    return known.potential(), vector(*known.a), vector(*known.b), known
+
+
+PATHS = {
+    "segment": Segment(vector(1, 2, 3), vector(-1, 0, 7)),
+    "fourier": random_path(0),
+    "one mode": random_path(1, modes=1),
+    "many modes": random_path(2, modes=12, dim=2),
+}
+paths = pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+
+
+# ---------------------------------------------------------------- geometry
+
+
+@paths
+def test_a_path_is_exact_at_its_ends_and_takes_one_t_or_many(path):
+    t = torch.linspace(0, 1, 7, dtype=float64)
+    assert path(t).shape == path.derivative(t).shape == (7, len(path.a))
+    assert path(0.0).equal(path.a)
+    assert path(t)[0].equal(path.a)
+    assert path(1.0).equal(path.b)
+    assert path(t)[-1].equal(path.b)
+    torch.testing.assert_close(path(t)[3], path(0.5))
+    torch.testing.assert_close(path.derivative(t)[3], path.derivative(0.5))
+
+
+def test_a_fourier_path_is_the_line_and_its_sines():
+    path, t = PATHS["fourier"], 0.3
+    expected = 0.7 * path.a + 0.3 * path.b
+    for n, b_n in enumerate(path.coefficients, start=1):
+        expected = expected + b_n * np.sin(n * np.pi * t)
+    torch.testing.assert_close(path(t), expected)
+    torch.testing.assert_close(
+        path(1 - t) - 0.3 * path.a - 0.7 * path.b, path.basis(1 - t) @ path.coefficients
+    )
+
+
+@paths
+def test_the_derivative_is_that_of_finite_differences_and_the_speed_its_norm(path):
+    t, h = torch.linspace(0.01, 0.99, 23, dtype=float64), 1e-6
+    torch.testing.assert_close(
+        path.derivative(t), (path(t + h) - path(t - h)) / (2 * h), atol=1e-7, rtol=1e-7
+    )
+    torch.testing.assert_close(path.speed(t), path.derivative(t).norm(dim=1))
+    torch.testing.assert_close(path.speed(0.4), path.derivative(0.4).norm())
+
+
+@paths
+def test_the_length_is_that_of_a_fine_polygon(path):
+    polygon = path(torch.linspace(0, 1, 100_001, dtype=float64)).diff(dim=0).norm(dim=1).sum()
+    assert path.length == pytest.approx(float(polygon), rel=1e-7)
+
+
+@paths
+def test_a_path_is_restored_from_what_is_stored(path):
+    again = restore(path.kind, *path.stored())
+    t = torch.linspace(0, 1, 11, dtype=float64)
+    assert type(again) is type(path)
+    assert again(t).equal(path(t))
+    assert again.length == path.length
+
+
+def test_paths_that_cannot_be_are_refused():
+    with pytest.raises(InputError, match=r"two vectors of one shape.*\(2,\) and \(3,\)"):
+        Segment(torch.zeros(2), torch.zeros(3))
+    with pytest.raises(InputError, match=r"coefficients must have shape \(n, 2\).*got \(4, 3\)"):
+        FourierPath(torch.zeros(2), torch.zeros(2), torch.zeros(4, 3))
+    with pytest.raises(InputError, match="no path of kind 'spline'; known are segment, fourier"):
+        restore("spline", np.zeros((2, 2)), np.zeros((0, 2)))
+
+
+# ---------------------------------------------------------------- the dense maximum
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_height_of_a_path_is_that_of_a_brute_force_grid(seed):
+    objective, a, b, _ = crossing("muller_brown")
+    bends = 0.2 * torch.randn(6, 2, generator=seeded(seed), dtype=float64)
+    path = FourierPath(a, b, bends)
+    found = Survey(objective, tolerance=1e-6).sample(path)
+    brute = objective(path(torch.linspace(0, 1, 20_001, dtype=float64)))
+    spread = float(brute.max() - brute.min())
+    assert found.resolution == pytest.approx(1e-6 * float(np.ptp(found.loss)))
+    assert float(brute.max()) - 1e-6 * spread <= found.height <= float(brute.max()) + 1e-5 * spread
+    assert found.top == pytest.approx(float(brute.argmax()) / 20_000, abs=1e-3)
+
+
+def along_x(f):
+    """An objective that is f along the path from (0, 0) to (1, 0), and that path's record."""
+    objective = Objective([lambda theta: f(theta[0]) + theta[1] ** 2], 2)
+    return linear_path(objective, np.zeros(2), np.array([1.0, 0.0]))
+
+
+def test_the_higher_of_two_tops_is_found_where_the_samples_show_the_lower_one_higher():
+    width = 0.01
+    low, high = 20 / 64, 40.5 / 64  # on a sample, and between two
+
+    def f(x):
+        return torch.exp(-(((x - low) / width) ** 2)) + 1.05 * torch.exp(-(((x - high) / width) ** 2))
+
+    record = along_x(f)
+    assert record.top == pytest.approx(high, abs=1e-4)
+    assert record.height == pytest.approx(1.05, abs=1e-6)
+
+
+@pytest.mark.parametrize("x0", [0.3001, 0.5, 0.77777])
+def test_a_kink_is_bracketed_too(x0):
+    record = along_x(lambda x: -(x - x0).abs())
+    assert record.height == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_top_at_an_end_is_the_end(sign):
+    record = along_x(lambda x: sign * x)
+    assert record.top == (1.0 if sign > 0 else 0.0)
+    assert record.barrier == 0.0
+
+
+def test_a_top_hidden_beside_an_end_is_found():
+    x0 = 0.3 / 64  # the second sample lies below the first
+    record = along_x(lambda x: -((x - x0) ** 2))
+    assert record.top == pytest.approx(x0, abs=1e-3)
+    assert record.height == pytest.approx(0, abs=1e-6)
+
+
+# ---------------------------------------------------------------- the straight line
+
+
+@pytest.mark.parametrize("name", CROSSINGS)
+def test_straight_lines_climb_to_the_known_heights(name):
+    objective, a, b, known = crossing(name)
+    record = linear_path(objective, a, b)
+    digits = len(str(known.line).partition(".")[2])
+    assert record.height == pytest.approx(known.line, abs=0.6 * 10.0**-digits)
+    assert record.converged
+
+
+@pytest.mark.parametrize("dim", [2, 5])
+def test_the_chord_through_a_ring_has_a_barrier_of_exactly_one(dim):
+    a = torch.eye(dim, dtype=float64)[0]
+    record = linear_path(ring(dim), a, -a)
+    assert (record.height, record.barrier, record.top) == (1.0, 1.0, 0.5)
+    assert record.length == 2.0
+
+
+def check_record(record: PathRecord, objective, a, b):
+    """The samples are those of the path in the record, and its ends those that were asked for."""
+    assert record.t[0] == 0.0
+    assert record.t[-1] == 1.0
+    assert (np.diff(record.t) > 0).all()
+    theta = record.path(torch.from_numpy(record.t))
+    assert theta[0].equal(a)
+    assert theta[-1].equal(b)
+    np.testing.assert_allclose(record.loss, objective(theta).numpy(), rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(record.norm, theta.norm(dim=1).numpy())
+    assert record.loss[0] == float(objective(a))
+    assert record.loss[-1] == float(objective(b))
+    assert record.length == record.path.length
+    assert record.height == record.loss.max()
+
+
+@pytest.mark.parametrize("method", ["linear", "fourier", "fourier-published"])
+def test_a_record_holds_its_path_through_saving_and_loading(method, tmp_path):
+    objective, a, b, _ = crossing("curvy_valley")
+    ends = {"start": "sgd/0", "end": "sgd/1", "about": {"why": "test"}}
+    if method == "linear":
+        record = linear_path(objective, a, b, **ends)
+    else:
+        record = find_path(objective, a, b, method=method, steps=60, generator=seeded(0), **ends)
+    check_record(record, objective, a, b)
+    again = PathRecord.load(record.save(tmp_path / "path.npz"))
+    check_record(again, objective, a, b)
+    assert (again.method, again.start, again.end) == (method, "sgd/0", "sgd/1")
+    assert again.about["why"] == "test"
+    assert again.path(0.37).equal(record.path(0.37))
+    assert again.height == record.height
+
+
+def test_arrays_will_do_for_ends_and_nothing_is_changed():
+    objective, a, b, _ = crossing("two_wells")
+    kept = a.clone(), b.clone()
+    array = find_path(objective, a.numpy(), b.numpy(), steps=60, generator=seeded(1))
+    tensor = find_path(objective, a, b, steps=60, generator=seeded(1))
+    np.testing.assert_array_equal(array.loss, tensor.loss)
+    assert a.equal(kept[0])
+    assert b.equal(kept[1])
+
+
+def test_equal_ends_make_a_path_of_no_length():
+    objective, a = muller_brown(), vector(0.1, 0.2)
+    for record in (linear_path(objective, a, a), find_path(objective, a, a)):
+        assert record.length == record.barrier == 0.0
+        assert record.height == float(objective(a))
+        assert record.converged
+
+
+# ---------------------------------------------------------------- low paths
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", CROSSINGS)
+def test_found_paths_cross_at_the_saddle(name, seed):
+    objective, a, b, known = crossing(name)
+    record = find_path(objective, a, b, generator=seeded(seed))
+    line = linear_path(objective, a, b)
+    assert record.converged, record.message
+    assert "settled" in record.message
+    allowed = 2e-5 * line.barrier  # twice what is negligible: the fall is an estimate
+    assert known.height - 1e-6 * np.ptp(record.loss) <= record.height <= known.height + allowed
+    assert record.gradients < 1000
+
+
+@pytest.mark.parametrize(("dim", "seed"), [(2, 0), (2, 1), (9, 0)])
+def test_found_paths_go_round_the_ring(dim, seed):
+    a = torch.eye(dim, dtype=float64)[0]
+    record = find_path(ring(dim), a, -a, generator=seeded(seed))
+    assert record.height < 1e-3
+    assert record.length == pytest.approx(np.pi, rel=0.05)
+
+
+def test_the_search_ends_when_the_barrier_is_gone():
+    a = vector(1, 0)
+    record = find_path(ring(), a, -a, negligible=1e-2, generator=seeded(0))
+    assert record.converged
+    assert "barrier is gone" in record.message
+    assert record.barrier <= 1e-2
+    assert record.gradients < 300
+
+
+def test_what_is_not_settled_says_so_and_by_how_much():
+    objective, a, b, known = crossing("muller_brown")
+    record = find_path(objective, a, b, steps=30, generator=seeded(0))
+    assert not record.converged
+    assert "the top is not settled" in record.message
+    assert record.height > known.height + 1
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.1])
+def test_the_fall_is_how_far_the_top_lies_above_the_valley(offset):
+    # L = (x²−1)² + 20 y²: a path that crosses at (0, y) lies 20 y² too high.
+    objective = Objective([lambda theta: (theta[0] ** 2 - 1) ** 2 + 20 * theta[1] ** 2], 2)
+    survey = Survey(objective, tolerance=1e-9)
+    path = FourierPath(vector(-1, 0), vector(1, 0), vector(0, offset)[None])
+    found = survey.sample(path)
+    assert survey.fall(found) == pytest.approx(20 * offset**2, rel=1e-5)
+    assert survey.gradients == (2 if offset else 1)
+
+
+def test_the_fall_from_a_ridge_is_without_bound():
+    survey = Survey(ring(), tolerance=1e-6)
+    found = survey.sample(FourierPath(vector(1, 0), vector(-1, 0), vector(0, 1e-3)[None]))
+    assert survey.fall(found) == np.inf
+
+
+def test_a_line_that_is_the_lowest_path_is_kept():
+    objective = Objective([lambda theta: (theta[0] ** 2 - 1) ** 2 + 3 * theta[1] ** 2], 2)
+    record = find_path(objective, vector(-1, 0), vector(1, 0), generator=seeded(0))
+    assert record.converged
+    assert record.height == pytest.approx(1, abs=1e-5)
+    assert record.height <= linear_path(objective, vector(-1, 0), vector(1, 0)).height
+
+
+def test_no_barrier_needs_no_search():
+    record = find_path(Objective([lambda theta: theta.square().sum()], 3), -torch.ones(3), torch.ones(3))
+    assert record.gradients == 0
+    assert record.barrier == 0
+    assert record.message == "the straight line has no barrier"
+
+
+@pytest.mark.parametrize("steps", [1, 7, 60])
+@pytest.mark.parametrize("method", ["fourier", "fourier-published"])
+def test_a_found_path_is_never_higher_than_the_line(method, steps):
+    for name in CROSSINGS:
+        objective, a, b, _ = crossing(name)
+        record = find_path(objective, a, b, method=method, steps=steps, generator=seeded(5))
+        assert record.height <= linear_path(objective, a, b).height
+
+
+@pytest.mark.parametrize("method", ["fourier", "fourier-published"])
+def test_evaluations_are_counted(method):
+    calls = {"loss": 0, "gradient": 0}
+
+    def f(theta):
+        calls["gradient" if theta.requires_grad else "loss"] += 1
+        return (theta.square().sum() - 1) ** 2
+
+    a = vector(1, 0)
+    record = find_path(Objective([f], 2), a, -a, method=method, steps=70, negligible=0, generator=seeded(0))
+    assert (record.losses, record.gradients) == (calls["loss"], calls["gradient"])
+    assert record.gradients >= 70
+
+
+def test_the_same_generator_finds_the_same_path():
+    objective, a, b, _ = crossing("four_well")
+    first, second, other = (
+        find_path(objective, a, b, steps=100, generator=seeded(seed)) for seed in (3, 3, 4)
+    )
+    np.testing.assert_array_equal(first.coefficients, second.coefficients)
+    np.testing.assert_array_equal(first.loss, second.loss)
+    assert not np.array_equal(first.coefficients, other.coefficients)
+
+
+def test_only_the_generator_is_drawn_from():
+    objective, a, b, _ = crossing("four_well")
+    state = torch.get_rng_state()
+    find_path(objective, a, b, steps=10, generator=seeded(0))
+    assert torch.get_rng_state().equal(state)
+
+
+def test_units_of_loss_and_parameters_do_not_matter():
+    objective, a, b, _ = crossing("muller_brown")
+    scaled = Objective([lambda theta: 8 * objective.terms[0](theta / 4)], 2)
+    plain = find_path(objective, a, b, steps=200, generator=seeded(0))
+    record = find_path(scaled, 4 * a, 4 * b, steps=200, generator=seeded(0))
+    np.testing.assert_allclose(record.coefficients, 4 * plain.coefficients, atol=1e-4)
+    assert record.height == pytest.approx(8 * plain.height, rel=1e-5)
+
+
+# ---------------------------------------------------------------- the published method
+
+
+def naive_published(objective, a, b, modes, steps):
+    """The paper's sum, with its gradient from autograd."""
+    f = objective.terms[0]
+    coefficients = torch.zeros(modes, len(a), dtype=float64, requires_grad=True)
+    adam = torch.optim.Adam([coefficients], lr=1e-3)
+    t = torch.linspace(0, 1, 51, dtype=float64)[:, None]
+    waves = torch.sin(torch.arange(1, modes + 1) * torch.pi * t)
+    best = np.inf, coefficients
+    for _ in range(steps):
+        theta = (1 - t) * a + t * b + waves @ coefficients
+        loss = torch.stack([f(row) for row in theta]).sum()
+        if loss.item() < best[0]:
+            best = loss.item(), coefficients.detach().clone()
+        adam.zero_grad()
+        (loss + 1e-4 * (theta[1:] - theta[:-1]).square().sum()).backward()
+        adam.step()
+    return best[1]
+
+
+@pytest.mark.parametrize(("name", "modes"), [("two_wells", 10), ("four_well", 3)])
+def test_the_published_method_is_the_paper_written_out(name, modes):
+    objective, a, b, _ = crossing(name)
+    record = find_path(objective, a, b, method="fourier-published", modes=modes, steps=25)
+    expected = naive_published(objective, a, b, modes, 25)
+    np.testing.assert_allclose(record.coefficients, expected.numpy(), atol=1e-7)
+    assert record.gradients >= 25 * 51
+
+
+# ---------------------------------------------------------------- networks
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A small classifier of random data and two of its minima."""
+    inputs = torch.randn(60, 4, generator=seeded(0), dtype=float64)
+    labels = torch.randint(3, (60,), generator=seeded(1))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        models = [nn.Sequential(nn.Linear(4, 12), nn.Softplus(), nn.Linear(12, 3)).double() for _ in range(2)]
+    for model in models:
+        lbfgs = torch.optim.LBFGS(model.parameters(), max_iter=60, line_search_fn="strong_wolfe")
+
+        def closure(model=model, lbfgs=lbfgs):
+            lbfgs.zero_grad()
+            loss = nn.functional.cross_entropy(model(inputs), labels)
+            loss.backward()
+            return loss
+
+        lbfgs.step(closure)
+    objective = model_objective(models[0], nn.functional.cross_entropy, [(inputs, labels)])
+    assert objective.parameters is not None
+    return objective, *(objective.parameters.theta(model) for model in models)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_minima_of_a_network_are_joined_far_below_the_straight_line(network, seed):
+    objective, a, b = network
+    line = linear_path(objective, a, b)
+    record = find_path(objective, a, b, steps=600, generator=seeded(seed))
+    check_record(record, objective, a, b)
+    assert line.barrier > 0.3
+    assert record.barrier < line.barrier / 20
+    assert record.gradients < 700
+
+
+def test_single_precision_does_too(network):
+    objective, a, b = network
+    single = Objective([lambda theta: objective.terms[0](theta.double())], objective.dim, dtype=torch.float32)
+    record = find_path(single, a, b, steps=300, generator=seeded(0))
+    double = find_path(objective, a, b, steps=300, generator=seeded(0))
+    assert record.loss.dtype == np.float64
+    assert record.points.dtype == np.float32
+    assert record.barrier < linear_path(objective, a, b).barrier / 20
+    assert record.losses < 2 * double.losses + 200  # rounding is not mistaken for tops
+
+
+# ---------------------------------------------------------------- what cannot be done
+
+
+def test_a_loss_that_is_not_finite_on_the_line_is_reported():
+    objective = Objective([lambda theta: 1 / (theta[0] - 0.5).abs() + theta[1] ** 2], 2)
+    a, b = vector(0, 0), vector(1, 0)
+    line, found = linear_path(objective, a, b), find_path(objective, a, b)
+    assert line.height == found.height == np.inf
+    assert not line.converged
+    assert not found.converged
+    assert "not finite" in line.message
+    assert "not finite" in found.message
+    assert found.gradients == 0
+
+
+@pytest.mark.parametrize("search", [linear_path, find_path])
+def test_unusable_ends_are_refused(search):
+    objective, good = curvy_valley(), vector(1, 2)
+    with pytest.raises(InputError, match=r"b must have shape \(2,\).*got \(3,\)"):
+        search(objective, good, torch.zeros(3))
+    with pytest.raises(InputError, match=r"a must be one point \(2,\), got shape \(4, 2\)"):
+        search(objective, torch.zeros(4, 2), good)
+    with pytest.raises(InputError, match="b holds 1 values that are NaN or infinite"):
+        search(objective, good, vector(0, np.nan))
+    with pytest.raises(InputError, match=r"tolerance must be a positive.*got 0"):
+        search(objective, good, -good, tolerance=0)
+
+
+def test_unusable_settings_are_refused():
+    objective, a = ring(), vector(1, 0)
+    with pytest.raises(InputError, match="no path method 'bezier'; choose one of fourier, fourier-published"):
+        find_path(objective, a, -a, method="bezier")
+    with pytest.raises(InputError, match=r"modes and steps must be at least 1.*modes=0"):
+        find_path(objective, a, -a, modes=0)
+    with pytest.raises(InputError, match=r"modes and steps must be at least 1.*steps=0"):
+        find_path(objective, a, -a, steps=0)
+    with pytest.raises(InputError, match=r"negligible at least 0.*negligible=-1.0"):
+        find_path(objective, a, -a, negligible=-1.0)

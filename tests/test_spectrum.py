@@ -1,0 +1,192 @@
+"""Eigenpairs against dense Hessians, also where Lanczos is known to go wrong: null spaces, tiny scales, copies."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from dense import dense_hessian, quadratic, reference, rotated
+from torch import Tensor
+
+from analysis.spectrum import End, hessian_operator, top_eigenpairs
+from landscape import InputError, Objective
+
+ENDS: list[End] = ["LA", "SA", "LM", "BE"]
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def wanted(values: np.ndarray, k: int, which: str) -> np.ndarray:
+    """What SciPy's names mean, of all eigenvalues ascending; largest first."""
+    n = len(values)
+    chosen = {
+        "LA": values[n - k :],
+        "SA": values[:k],
+        "LM": values[np.argsort(np.abs(values))[n - k :]],
+        "BE": np.concatenate([values[: k // 2], values[n - (k + 1) // 2 :]]),
+    }[which]
+    return np.sort(chosen)[::-1]
+
+
+def random(n: int, seed: int = 1) -> Tensor:
+    g = generator(seed)
+    return rotated(torch.randn(n, generator=g, dtype=torch.float64), g)
+
+
+@pytest.mark.parametrize("name", ["mlp", "layernorm", "batchnorm", "conv"])
+def test_the_reference_is_the_derivative_of_the_gradient(name):
+    net = reference(name)
+    steps = 1e-5 * torch.eye(len(net.theta), dtype=torch.float64)
+    differences = (net.objective.grad(net.theta + steps) - net.objective.grad(net.theta - steps)) / 2e-5
+    torch.testing.assert_close(net.hessian, differences, rtol=0, atol=1e-8)
+    torch.testing.assert_close(dense_hessian(net.objective, net.theta), net.hessian, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("which", ENDS)
+@pytest.mark.parametrize("name", ["mlp", "layernorm", "batchnorm", "conv"])
+def test_networks(name, which):
+    net = reference(name)
+    theta, before = net.theta, net.theta.clone()
+    hessian = net.hessian.numpy()
+    pairs = top_eigenpairs(net.objective, theta, 4, which=which, generator=generator())
+    np.testing.assert_allclose(pairs.values, wanted(np.linalg.eigvalsh(hessian), 4, which), rtol=1e-5)
+    np.testing.assert_allclose(pairs.vectors @ pairs.vectors.T, np.eye(4), atol=1e-9)
+    residuals = np.linalg.norm(pairs.vectors @ hessian - pairs.values[:, None] * pairs.vectors, axis=1)
+    np.testing.assert_allclose(pairs.residuals, residuals, rtol=1e-3, atol=1e-13)
+    assert residuals.max() < 1e-5 * np.abs(hessian).max()
+    assert all(vector[np.abs(vector).argmax()] > 0 for vector in pairs.vectors)
+    assert (pairs.converged, pairs.message, pairs.which) == (True, "", which)
+    assert theta.equal(before)
+
+
+@pytest.mark.parametrize("which", ENDS)
+@pytest.mark.parametrize(("n", "k"), [(15, 1), (15, 4), (15, 15), (150, 1), (150, 5), (150, 70)])
+def test_every_end_of_small_and_large_matrices(n, k, which):
+    a = random(n)
+    pairs = top_eigenpairs(quadratic(a), torch.zeros(n), k, which=which, generator=generator())
+    np.testing.assert_allclose(pairs.values, wanted(torch.linalg.eigvalsh(a).numpy(), k, which), rtol=1e-6)
+
+
+def test_no_copies_of_a_dominant_eigenvalue():
+    eigenvalues = torch.cat([torch.tensor([1e4, 1e3]), torch.linspace(-1, 1, 198)]).double()
+    a = rotated(eigenvalues, generator(2))
+    pairs = top_eigenpairs(quadratic(a), torch.zeros(200), 5, generator=generator())
+    np.testing.assert_allclose(pairs.values, eigenvalues.sort(descending=True)[0][:5], rtol=1e-7)
+
+
+def test_repeated_eigenvalues_have_all_their_copies():
+    eigenvalues = torch.cat([torch.tensor([3.0, 3.0, 2.0]), torch.linspace(-1, 1, 147)]).double()
+    pairs = top_eigenpairs(
+        quadratic(rotated(eigenvalues, generator(2))), torch.zeros(150), 3, generator=generator()
+    )
+    np.testing.assert_allclose(pairs.values, [3, 3, 2], rtol=1e-7)
+    np.testing.assert_allclose(pairs.vectors @ pairs.vectors.T, np.eye(3), atol=1e-9)
+
+
+@pytest.mark.parametrize(("which", "expected"), [("SA", [0]), ("LA", [80]), ("BE", [80, 0])])
+def test_dead_parameters_leave_a_zero_at_the_lower_end(which, expected):
+    a = torch.diag(torch.cat([torch.zeros(20), torch.arange(1, 81)]).double())
+    pairs = top_eigenpairs(quadratic(a), torch.zeros(100), len(expected), which=which, generator=generator())
+    np.testing.assert_allclose(pairs.values, expected, atol=1e-6)
+
+
+def test_more_eigenvalues_than_rank():
+    a = rotated(torch.tensor([5.0, -3.0] + [0.0] * 98, dtype=torch.float64), generator(3))
+    pairs = top_eigenpairs(quadratic(a), torch.zeros(100), 4, which="LM", generator=generator())
+    np.testing.assert_allclose(pairs.values, [5, 0, 0, -3], atol=1e-9)
+
+
+@pytest.mark.parametrize("which", ENDS)
+@pytest.mark.parametrize("scale", [1e-18, 1e12])
+def test_the_scale_of_the_loss_does_not_matter(scale, which):
+    a = random(150)
+    one = top_eigenpairs(quadratic(a), torch.zeros(150), 3, which=which, generator=generator())
+    other = top_eigenpairs(quadratic(scale * a), torch.zeros(150), 3, which=which, generator=generator())
+    np.testing.assert_allclose(other.values, scale * one.values, rtol=1e-9)
+    assert other.converged
+
+
+@pytest.mark.parametrize("which", ENDS)
+@pytest.mark.parametrize("curvature", [1.0, -1.0])
+def test_a_round_quadratic(curvature, which):
+    a = curvature * torch.eye(100, dtype=torch.float64)
+    pairs = top_eigenpairs(quadratic(a), torch.zeros(100), 3, which=which, generator=generator())
+    np.testing.assert_allclose(pairs.values, curvature, rtol=1e-12)
+    np.testing.assert_allclose(pairs.vectors @ pairs.vectors.T, np.eye(3), atol=1e-9)
+
+
+def test_single_precision():
+    a = random(150)
+    pairs = top_eigenpairs(quadratic(a.float()), torch.zeros(150), 3, generator=generator())
+    np.testing.assert_allclose(pairs.values, wanted(torch.linalg.eigvalsh(a).numpy(), 3, "LA"), rtol=1e-5)
+    assert pairs.converged
+
+
+@pytest.mark.parametrize("n", [12, 100])
+def test_a_linear_loss_has_zeros(n):
+    pairs = top_eigenpairs(Objective([lambda t: t.sum()], n), torch.zeros(n), 3, generator=generator())
+    np.testing.assert_array_equal(pairs.values, 0)
+    np.testing.assert_array_equal(pairs.vectors @ pairs.vectors.T, np.eye(3))
+    assert pairs.converged
+
+
+@pytest.mark.parametrize("n", [12, 100])
+def test_products_that_are_not_finite_are_said(n):
+    broken = Objective([lambda t: (t - 1).sqrt().sum()], n)
+    pairs = top_eigenpairs(broken, torch.zeros(n), 3, generator=generator())
+    assert np.isnan(pairs.values).all()
+    assert np.isnan(pairs.residuals).all()
+    assert not pairs.converged
+    assert "not finite" in pairs.message
+
+
+def test_what_did_not_converge_is_missing_and_said():
+    a = torch.diag(torch.linspace(0, 1, 3000, dtype=torch.float64) ** 0.2)  # crowded at the top
+    pairs = top_eigenpairs(quadratic(a), torch.zeros(3000), 4, max_matvecs=40, generator=generator())
+    assert not pairs.converged
+    assert "of 4 eigenvalues converged" in pairs.message
+    assert "raise max_matvecs" in pairs.message
+    assert pairs.values.shape == pairs.residuals.shape == (4,)
+    assert np.isnan(pairs.values[-1])
+    assert pairs.matvecs < 80
+
+
+def test_products_are_counted(monkeypatch):
+    spent = 0
+    hvp = Objective.hvp
+
+    def counted(self: Objective, theta: Tensor, v: Tensor) -> Tensor:
+        nonlocal spent
+        spent += v.reshape(-1, self.dim).shape[0]
+        return hvp(self, theta, v)
+
+    monkeypatch.setattr(Objective, "hvp", counted)
+    for n in (15, 150):
+        spent = 0
+        pairs = top_eigenpairs(quadratic(random(n)), torch.zeros(n), 3, generator=generator())
+        assert pairs.matvecs == spent > 0
+
+
+def test_the_operator_is_the_hessian():
+    net = reference("layernorm")
+    operator: Any = hessian_operator(net.objective, net.theta)
+    columns = np.random.default_rng(0).standard_normal((operator.shape[1], 3))
+    expected = net.hessian.numpy() @ columns
+    np.testing.assert_allclose(operator @ columns, expected, atol=1e-13)
+    np.testing.assert_allclose(operator @ columns[:, 0], expected[:, 0], atol=1e-13)
+    np.testing.assert_allclose(operator.rmatvec(columns[:, 1]), expected[:, 1], atol=1e-13)
+
+
+def test_bad_input_says_what_to_do():
+    objective, theta = quadratic(torch.eye(9, dtype=torch.float64)), torch.zeros(9)
+    with pytest.raises(InputError, match=r"which must be one of LA, SA, LM, BE, got 'SM'"):
+        top_eigenpairs(objective, theta, 2, which="SM")  # pyright: ignore[reportArgumentType]
+    for k in (0, 10):
+        with pytest.raises(
+            InputError, match=rf"k must be between 1 and the number of parameters, 9, got {k}"
+        ):
+            top_eigenpairs(objective, theta, k)
+    with pytest.raises(InputError, match=r"theta must be one point \(9,\)"):
+        hessian_operator(objective, torch.zeros(2, 9))
