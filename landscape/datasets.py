@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ def digits() -> tuple[Pair, Pair, Pair]:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    whole = load_digits()
+    whole: Any = load_digits()
     labels = np.asarray(whole["target"])
     rest, test = train_test_split(
         np.arange(len(labels)), test_size=360, stratify=labels, random_state=_SPLIT_SEED

@@ -40,11 +40,13 @@ class PathSettings(_Positive):
 
     Args:
         modes: sine modes of a Fourier path.
-        steps: the most optimizer steps spent on a path.
+        steps: the most gradients spent on a path; the search ends sooner where the barrier is gone or the top settled.
+        negligible: what is left of a barrier that counts as gone, as a share of the straight line's.
     """
 
     modes: int = 10
-    steps: int = 300
+    steps: int = 1000
+    negligible: float = 1e-5
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -98,8 +99,9 @@ class Objective:
         return product.reshape(v.shape)
 
     def point(self, theta: Any, *, name: str = "theta") -> Tensor:
-        """θ on this objective's device and dtype, detached; checks that its shape is (P,) or (K, P)."""
-        theta = torch.as_tensor(theta).detach().to(device=self.device, dtype=self.dtype)
+        """θ, a tensor, array or list, on this objective's device and dtype; checks that its shape is (P,) or (K, P)."""
+        given = theta if isinstance(theta, Tensor) else torch.from_numpy(np.array(theta, dtype=np.float64))
+        theta = given.detach().to(device=self.device, dtype=self.dtype)
         if theta.ndim not in (1, 2) or theta.shape[-1] != self.dim:
             raise InputError(
                 f"{name} must have shape ({self.dim},) or (K, {self.dim}), got {tuple(theta.shape)}."

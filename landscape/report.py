@@ -25,6 +25,7 @@ from .plots import (
     save_figures,
 )
 from .plots.captions import TITLES
+from .plots.findings import capital
 from .plots.labels import METRICS, metric, number, percent
 from .records import atomic_file
 from .results import Flatness, Solution, Summary
@@ -99,7 +100,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "percent": percent}
+    environment.filters |= {"number": number, "percent": percent, "capital": capital}
     return environment
 
 
@@ -153,7 +154,7 @@ def _table(summary: Summary) -> list[dict[str, Any]]:
         cells = [
             {
                 "center": known.write(center),
-                "interval": f"{known.write(low)} – {known.write(high)}"
+                "interval": f"[{known.write(low)}, {known.write(high)}]"
                 if np.isfinite([low, high]).all()
                 else "",
                 "count": int(summary.counts[i, j]),

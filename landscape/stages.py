@@ -58,6 +58,19 @@ class Workplace:
             solution=solution, batchnorm=batchnorm, dtype=self.torch_dtype, device=self.device
         )
 
+    def about(self, objective: Objective) -> dict[str, Any]:
+        """What the header of a record says of the loss that it was measured on."""
+        problem = self.load()
+        return {
+            "problem": problem.name,
+            "problem_fingerprint": problem.fingerprint,
+            "objective": {
+                **objective.settings,
+                "dtype": str(objective.dtype),
+                "device": str(objective.device),
+            },
+        }
+
     @property
     def has_batchnorm(self) -> bool:
         return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.load().build(0).modules())
@@ -85,13 +98,14 @@ def measure_flatness(
     place: Workplace, solution: Solution, *, generator: torch.Generator, **settings: Any
 ) -> Flatness:
     objective = place.objective(solution)
-    labels = {"optimizer": solution.optimizer, "seed": solution.seed}
+    labels = {"optimizer": solution.optimizer, "seed": solution.seed, "about": place.about(objective)}
     return flatness(objective, objective.point(solution.theta), generator=generator, **labels, **settings)
 
 
 def measure_corridor(place: Workplace, solution: Solution, *, generator: torch.Generator) -> Corridor:
     """Along the last steps of training, with the full-batch gradient whatever the optimizer saw."""
-    return corridor(place.objective(solution), solution.tail, label=solution.label)
+    objective = place.objective(solution)
+    return corridor(objective, solution.tail, label=solution.label, about=place.about(objective))
 
 
 def scan_line(
@@ -99,7 +113,8 @@ def scan_line(
 ) -> Profile:
     objective, theta, (direction,) = _directions(place, solution, generator, count=1)
     probe = Line(theta, direction, _centered(points, reach))
-    return scan(objective, probe, direction="random, filter-normalized", label=solution.label)
+    labels = {"direction": "random, filter-normalized", "label": solution.label}
+    return scan(objective, probe, **labels, about=place.about(objective))
 
 
 def scan_plane(
@@ -110,7 +125,7 @@ def scan_plane(
     objective, theta, (d1, d2) = _directions(place, deepest, generator, count=2)
     steps = _centered(points, reach)
     labels = {"direction": "random, filter-normalized", "label": deepest.label}
-    return scan(objective, Plane(theta, d1, d2, steps, steps), **labels)
+    return scan(objective, Plane(theta, d1, d2, steps, steps), **labels, about=place.about(objective))
 
 
 def connect(
@@ -125,7 +140,7 @@ def connect(
 ) -> PathRecord:
     place.load().check(b)
     objective = place.objective(a, batchnorm)
-    ends = {"start": a.label, "end": b.label}
+    ends = {"start": a.label, "end": b.label, "about": place.about(objective)}
     if method == "linear":
         return linear_path(objective, a.theta, b.theta, **ends)
     return find_path(objective, a.theta, b.theta, method=method, generator=generator, **ends, **settings)

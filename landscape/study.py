@@ -94,13 +94,11 @@ def compare(
 
 
 def publish(comparison: Comparison, *, key: str = "") -> Path:
-    """Draw the figures of a comparison and write its report, unless those of this key are there."""
-    from .plots import comparison_figures, save_figures
+    """Draw the figures of a comparison and write its report, unless the report of this key is there."""
     from .report import report_key, write_report
 
     if key and report_key(comparison.report) == key:
         return comparison.report
-    save_figures(comparison_figures(comparison), comparison.directory / "figures")
     return write_report(comparison, key=key)
 
 

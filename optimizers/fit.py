@@ -188,6 +188,8 @@ class _Run:
     def solution(self, optimizer: str, status: str, about: dict[str, Any]) -> Solution:
         theta = self.parameters.theta(self.model)
         curve = np.array(self.curve)
+        while self.tail and self.tail[-1][0].equal(theta):  # an optimizer that had converged did not move
+            self.tail.pop()
         tail = [t for t, _ in self.tail]
         found = Solution(
             problem=self.problem.name,

@@ -1,6 +1,6 @@
 """Which minima did SGD, quasi-Newton and ALTO find? The command ``landscape compare``, from a checkout.
 
-    python -m scripts.compare digits-mlp --seeds 5
+python -m scripts.compare digits-mlp --seeds 5
 """
 
 import sys

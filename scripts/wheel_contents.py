@@ -1,6 +1,6 @@
 """Checks that the one wheel in a directory holds the three packages and nothing else at its top level.
 
-    python -m scripts.wheel_contents dist
+python -m scripts.wheel_contents dist
 """
 
 import sys

@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 from fake_comparison import fake_comparison
 from matplotlib.figure import Figure
@@ -227,6 +228,12 @@ def test_hostile_names_are_only_text(tmp_path: Path, few_figures: None) -> None:
         assert page.row(name)[1].startswith(name)
     figure = json.loads(next(text for a, text in page.scripts if a.get("id") == "data-embedding"))
     assert figure["data"][0]["name"] == "&lt;script&gt;alert(1)&lt;/script&gt;"
+
+
+def test_figures_cannot_leave_their_script() -> None:
+    text = landscape.report._interactive(go.Figure(layout={"title": "</script><!--&"}))
+    assert not re.search("[<>&]", text)
+    assert json.loads(text)["layout"]["title"]["text"] == "</script><!--&"
 
 
 def test_single_solution(tmp_path: Path) -> None:

@@ -25,6 +25,12 @@ OPTIMIZERS = ("sgd", "lbfgs(epochs=15)")
 NAME = "own_problem:small(epochs=5)"
 
 
+@pytest.fixture
+def without_report(monkeypatch):
+    """For tests of records alone: the report takes most of the time, and has tests of its own."""
+    monkeypatch.setattr("landscape.study.publish", lambda comparison, *, key: comparison.report)
+
+
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory):
     return compare(NAME, OPTIMIZERS, 3, out=tmp_path_factory.mktemp("runs") / "small", **QUICK)
@@ -102,7 +108,7 @@ def test_a_second_run_does_no_work_and_a_report_can_be_made_again(comparison, mo
     assert again.summary.center.tolist() == comparison.summary.center.tolist()
 
 
-def test_more_seeds_and_optimizers_add_to_what_is_there(tmp_path):
+def test_more_seeds_and_optimizers_add_to_what_is_there(tmp_path, without_report):
     first = compare(NAME, ["sgd"], 2, out=tmp_path, **QUICK)
     kept = (tmp_path / "solutions" / "sgd-0.npz").read_bytes()
     assert first.embedding is None  # two solutions span no plane
@@ -110,7 +116,7 @@ def test_more_seeds_and_optimizers_add_to_what_is_there(tmp_path):
     assert (tmp_path / "solutions" / "sgd-0.npz").read_bytes() == kept
     assert len(more.solutions) == 6
     assert more.summary.groups == ("sgd", "adamw")
-    assert "adamw" in more.report.read_text()
+    assert more.embedding is not None
 
 
 def test_other_settings_in_the_same_directory_are_refused(comparison):
@@ -132,7 +138,7 @@ def test_other_settings_in_the_same_directory_are_refused(comparison):
     assert contents(comparison.directory) == before
 
 
-def test_a_batchnorm_problem_recomputes_statistics_on_paths(tmp_path):
+def test_a_batchnorm_problem_recomputes_statistics_on_paths(tmp_path, without_report):
     found = compare("own_problem:small(epochs=5, batchnorm=True)", ["sgd"], 3, out=tmp_path, **QUICK)
     problem = own_problem.small(batchnorm=True)
     x, y = problem.train
@@ -157,7 +163,7 @@ def test_problems_without_other_splits_or_with_mappings(tmp_path, name):
     assert found.report.exists()
 
 
-def test_a_problem_object_works_too_and_float32(tmp_path):
+def test_a_problem_object_works_too_and_float32(tmp_path, without_report):
     found = compare(
         own_problem.small(epochs=2), ["sgd"], 1, out=tmp_path, dtype="float32", **{**QUICK, "jobs": None}
     )
@@ -201,7 +207,7 @@ def test_a_damaged_or_unfinished_comparison_is_refused(comparison, tmp_path):
         load_comparison(tmp_path)
 
 
-def test_the_number_of_pairs_can_be_bounded_and_uses_solutions_evenly(tmp_path):
+def test_the_number_of_pairs_can_be_bounded_and_uses_solutions_evenly(tmp_path, without_report):
     found = compare(NAME, ["sgd"], 4, out=tmp_path, pairs=4, **QUICK)
     linear = [p for p in found.paths if p.method == "linear"]
     ends = [end for p in linear for end in (p.start, p.end)]

@@ -4,6 +4,7 @@ from .captions import comparison_captions as comparison_captions
 from .embeddings import plot_embedding as plot_embedding
 from .embeddings import plot_embedding_control as plot_embedding_control
 from .figures import comparison_figures as comparison_figures
+from .figures import save_axes as save_axes
 from .figures import save_figures as save_figures
 from .findings import comparison_findings as comparison_findings
 from .flatness import plot_depth as plot_depth

@@ -140,7 +140,10 @@ def _ranges(comparison: Comparison, values: Sequence[float], lead: str) -> str:
 
 
 _CAPTIONS: dict[str, tuple[str, Callable[[Comparison], str]]] = {
-    "curves": ("Every run is one line; epochs are passes over the training data.", _curves_finding),
+    "curves": (
+        "Every run is one line; an epoch is a pass over the training data, for a full-batch optimizer one step.",
+        _curves_finding,
+    ),
     "depth": (
         "Every mark is one solution: its loss on training data (left) and on test data (right) against the trace of its Hessian. "
         "If flatter meant better, the right-hand marks would rise from left to right.",
@@ -156,7 +159,8 @@ _CAPTIONS: dict[str, tuple[str, Callable[[Comparison], str]]] = {
         lambda c: join(verdict(c.summary, "eigenvalue"), listing(c.summary, "eigenvalue")),
     ),
     "barriers": (
-        "Rows and columns are the solutions, ordered by optimizer and seed; darker is a higher barrier, on a logarithmic scale.",
+        "Rows and columns are the solutions, ordered by optimizer and seed; darker is a higher barrier, on a logarithmic scale. "
+        "In the blocks of two optimizers, the diagonal joins runs of one seed, which started at the same point.",
         _barriers_finding,
     ),
     "paths": (

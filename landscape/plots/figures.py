@@ -6,10 +6,11 @@ import io
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -21,7 +22,7 @@ from .flatness import FLATNESS, plot_depth, plot_flatness, plot_spectrum
 from .paths import METHODS, plot_barriers, plot_paths
 from .runs import plot_corridors, plot_curves
 from .scans import log_levels, loss_bar, plot_profiles, plot_surface
-from .style import optimizer_colors, optimizer_markers, optimizer_of, plain
+from .style import fit_scale, optimizer_colors, optimizer_markers, optimizer_of, plain
 
 WIDTH = 9.6  # inches: 100 % of the report's column, so that text is as large as the page's
 
@@ -51,6 +52,11 @@ def save_figures(figures: Mapping[str, Figure], directory: str | os.PathLike[str
             with atomic_file(paths[-1]) as handle:
                 handle.write(content)
     return paths
+
+
+def save_axes(axes: Axes, path: str | os.PathLike[str]) -> list[Path]:
+    """PATH.png and PATH.svg of the figure that axes are in."""
+    return save_figures({Path(path).name: cast(Figure, axes.get_figure(root=True))}, Path(path).parent)
 
 
 def pair_groups(comparison: Comparison) -> dict[str, list[PathRecord]]:
@@ -131,6 +137,7 @@ def _paths(comparison: Comparison) -> Figure | None:
         plot_paths(paths, ax)
         ax.set_title(plain(name, 36), fontsize=10.5, loc="left")
         ax.label_outer()
+    fit_scale(grid.flat[0], [p.loss for p in comparison.paths])  # shared, so it must fit all panels
     for ax in list(grid.flat)[len(groups) :]:
         ax.set_axis_off()
     methods = dict.fromkeys(p.method for p in comparison.paths)
@@ -225,7 +232,7 @@ def _legend(figure: Figure, comparison: Comparison, *, markers: bool = True) -> 
     colors, shapes = optimizer_colors(names), optimizer_markers(names)
     look: dict[str, Any] = {"linestyle": "none", "markersize": 7} if markers else {"linewidth": 2}
     handles = [
-        Line2D([], [], color=colors[n], marker=shapes[n] if markers else "", label=plain(n), **look)  # pyright: ignore[reportArgumentType]
+        Line2D([], [], color=colors[n], marker=shapes[n] if markers else "", label=plain(n), **look)
         for n in names
     ]
     one_row = (

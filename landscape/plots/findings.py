@@ -85,6 +85,9 @@ def verdict(summary: Summary, key: str) -> str:
         return ""
     first, known = found[0], about(key)
     best = f"{'lowest' if known.lower else 'highest'} {known.name}"
+    equal = [s.group for s in found if s.center == first.center]
+    if len(equal) > 1:
+        return f"{words(equal)} share the {best}, {known.write(first.center)}."
     doubts = {s.group: apart(first, s) for s in found[1:] if not apart(first, s)}
     if not doubts:
         return f"{first.group} has the {best}."
@@ -96,15 +99,17 @@ def verdict(summary: Summary, key: str) -> str:
 
 
 def listing(summary: Summary, key: str) -> str:
-    """The first groups of a metric with their intervals, "Train loss: lbfgs 0.10 [0.08, 0.12], sgd …."."""
-    write = about(key).write
-    found = standings(summary, key)
-    parts = [
-        f"{s.group} {write(s.center)}" + (f" [{write(s.low)}, {write(s.high)}]" if s.has_interval else "")
-        for s in found[:LISTED]
-    ]
+    """The first groups of a metric with their intervals: "Train loss: lbfgs 0.10 [0.08, 0.12], sgd …."."""
+    found = [written(s, key) for s in standings(summary, key)]
     more = f" and {len(found) - LISTED} more" if len(found) > LISTED else ""
-    return f"{capital(about(key).name)}: {', '.join(parts)}{more}." if parts else ""
+    return f"{capital(about(key).name)}: {', '.join(found[:LISTED])}{more}." if found else ""
+
+
+def written(standing: Standing, key: str) -> str:
+    """ "lbfgs 0.10 [0.08, 0.12]" """
+    write = about(key).write
+    interval = f" [{write(standing.low)}, {write(standing.high)}]" if standing.has_interval else ""
+    return f"{standing.group} {write(standing.center)}{interval}"
 
 
 def join(*sentences: str) -> str:
@@ -128,12 +133,19 @@ def _flatness(summary: Summary) -> Finding:
     lists = join(listing(summary, "trace"), listing(summary, "adaptive_sharpness"))
     if not trace or not adaptive:
         return Finding("Flatness", trace or adaptive, lists)
-    first, other = (standings(summary, key)[0].group for key in ("trace", "adaptive_sharpness"))
-    invariant = "Adaptive sharpness, which rescaling of layers does not change,"
-    if "not settled" in adaptive:
-        return Finding("Flatness", f"{trace} {invariant} leaves the order open: intervals overlap.", lists)
-    says = "names the same one." if first == other else f"says otherwise: it is lowest for {other}."
-    return Finding("Flatness", f"{trace} {invariant} {says}", lists)
+    flattest = standings(summary, "trace")[0].group
+    first, *others = standings(summary, "adaptive_sharpness")
+    there = next((s for s in others if s.group == flattest), first)
+    if there is first:
+        says = "names it first as well" + (
+            "" if all(apart(first, s) for s in others) else ", but not beyond doubt"
+        )
+    elif apart(first, there):
+        says = f"says otherwise: by it, {flattest} is sharper than {first.group}"
+    else:
+        says = f"does not tell {flattest} from {first.group}"
+    invariant = f"Adaptive sharpness, which rescaling of layers does not change, {says}."
+    return Finding("Flatness", join(trace, invariant), lists)
 
 
 def _barriers(comparison: Comparison) -> Finding:
@@ -158,10 +170,12 @@ def _barriers(comparison: Comparison) -> Finding:
         f"Median barrier over {count}: {', '.join(f'{number(m)} on the {n}' for n, m in medians.items())}."
     )
     summary = comparison.pair_summary
+    groups = standings(summary, "barrier")
+    highest = f"Highest Fourier barrier: {written(groups[-1], 'barrier')}." if len(groups) > 1 else ""
     return Finding(
         "Barriers",
         join(_bending(medians), verdict(summary, "barrier")),
-        join(median, listing(summary, "barrier"), *stopped),
+        join(median, highest, *stopped),
     )
 
 
@@ -170,6 +184,8 @@ def _bending(medians: dict[str, float]) -> str:
     straight, bent = (medians.get(METHODS[method][0]) for method in ("linear", "fourier"))
     if straight is None or bent is None:
         return ""
+    if bent == 0 < straight:
+        return "Bending the straight line leaves no barrier between at least half of the pairs."
     if bent >= straight:
         return "Bending the path does not lower the median barrier."
     share = (
@@ -190,10 +206,11 @@ def _position(comparison: Comparison) -> Finding:
         f"kernel PCA coordinates, in {percent(e.norm_accuracy)} from the norm, in {percent(e.centroid_accuracy)} from the "
         f"nearest centroid, and in {percent(e.chance)} by always naming the largest group."
     )
-    if max(e.kernel_accuracy, e.norm_accuracy) <= e.chance:
-        headline = "Neither kernel PCA nor the norm ‖θ‖ tells the optimizers apart."
+    if e.kernel_accuracy <= e.chance:
+        norm = "the norm ‖θ‖ does" if e.norm_accuracy > e.chance else "nor does the norm ‖θ‖"
+        headline = f"The kernel PCA coordinates do not tell the optimizers apart; {norm}."
     elif e.norm_accuracy >= e.kernel_accuracy:
-        headline = "The norm ‖θ‖ alone tells the optimizers apart as well as kernel PCA: the map shows no more than that."
+        headline = "The norm ‖θ‖ alone tells the optimizers apart at least as well as kernel PCA does."
     else:
         headline = "Kernel PCA tells the optimizers apart better than the norm ‖θ‖ alone."
     return Finding("Position", headline, evidence)

@@ -74,7 +74,7 @@ def plot_barriers(
         bar.set_label("barrier (loss above the higher end, logarithmic)", fontsize=9.5)
         bar.ax.tick_params(labelsize=9)
     above, below = (METHODS.get(m, (m, "", ""))[0] for m in methods)
-    return dress(ax, title=plain(f"above the diagonal: {above}; below: {below}", 80), grid="")
+    return dress(ax, title=plain(f"above the diagonal: {above}; below: {below}", 80), grid="none")
 
 
 def barrier_matrix(

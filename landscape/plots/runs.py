@@ -63,8 +63,11 @@ def plot_corridors(
     values = [np.asarray(getattr(c, measure), dtype=float) for c in corridors]
     steps = [np.arange(1, len(v) + 1) for v in values]
     _lines(ax, steps, values, names, colors=optimizer_colors(optimizers or names), style=style)
-    fit_scale(ax, values)
     ideal = 0.0 if measure.startswith("kappa") else 1.0
+    if not ideal:
+        fit_scale(ax, values)
+    elif any(np.nanmax(np.abs(v), initial=0) > 5 for v in values):
+        ax.set_yscale("symlog", linthresh=2)  # linear around the 1 of a corridor
     if ideal or ax.get_yscale() != "log":
         ax.axhline(ideal, color=MUTED, linewidth=1, linestyle=":")
     if own:

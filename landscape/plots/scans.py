@@ -65,7 +65,7 @@ def plot_surface(
         xlabel=f"step along d₁{unit}",
         ylabel=f"step along d₂{unit}",
         title=plain(surface.label, 30),
-        grid="",
+        grid="none",
     )
 
 

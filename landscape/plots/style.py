@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,6 +16,7 @@ from .labels import number
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5D5D5D")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 KNOWN = ("sgd", "lbfgs", "alto", "adamw", "sam", "e", "clr")
+Grid = Literal["both", "x", "y", "none"]
 INK, MUTED, GRID = "#222222", "#767676", "#E4E4E4"
 
 
@@ -45,13 +47,13 @@ def new_axes(width: float = 6.4, height: float = 4.0) -> Axes:
     return Figure(figsize=(width, height), layout="constrained").add_subplot()
 
 
-def dress(ax: Axes, *, title: str = "", xlabel: str = "", ylabel: str = "", grid: str = "both") -> Axes:
+def dress(ax: Axes, *, title: str = "", xlabel: str = "", ylabel: str = "", grid: Grid = "both") -> Axes:
     """The axes, with the labels and the plain look that all pictures have."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set_color(MUTED)
     ax.tick_params(color=MUTED, labelsize=9)
-    if grid:
-        ax.grid(True, axis=grid, color=GRID, linewidth=0.7)  # pyright: ignore[reportArgumentType]
+    if grid != "none":
+        ax.grid(True, axis=grid, color=GRID, linewidth=0.7)
     ax.set_axisbelow(True)
     if title:
         ax.set_title(title, fontsize=10.5, loc="left", color=INK)
@@ -82,13 +84,13 @@ def fit_scale(ax: Axes, values: Sequence[np.ndarray], axis: str = "y") -> None:
         scale("symlog", linthresh=10.0 ** np.floor(np.log10(np.quantile(size, 0.1))))
 
 
-def legend(ax: Axes, **options: object) -> None:
+def legend(ax: Axes, **options: Any) -> None:
     """A legend of what is labelled, each name once; none where nothing is."""
     handles, labels = ax.get_legend_handles_labels()
     first = dict(zip(reversed(labels), reversed(handles), strict=True))
     if first:
         names = list(dict.fromkeys(labels))
-        ax.legend([first[n] for n in names], names, **{"frameon": False, "fontsize": 9, **options})  # pyright: ignore[reportArgumentType, reportCallIssue]
+        ax.legend([first[n] for n in names], names, **({"frameon": False, "fontsize": 9} | options))
 
 
 def _slots(names: Iterable[str]) -> dict[str, int]:
