@@ -1,300 +1,32 @@
-"""The command line: ``landscape compare | train | flatness | barrier | embed | scan | report``.
+"""The ``landscape`` command: options from the functions in ``commands``, and errors as people read them.
 
-Each command is a function below; its signature and docstring are its options and help. Input that cannot be used
-ends in one sentence on standard error and exit code 2.
+Input that cannot be used ends in one sentence on standard error and exit code 2.
 """
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from . import __version__
+from . import __version__, commands
 from .errors import InputError
-from .measures import FlatnessSettings, PathSettings, ScanSettings
 
 DESCRIPTION = (
     "Which minima did my optimizers find? Depth, flatness, barriers, valleys and corridors of PyTorch models."
 )
-Dtype = Literal["float32", "float64"]
 
 
-def compare_optimizers(
-    problem: str,
-    *,
-    optimizers: list[str],
-    seeds: int = 5,
-    seed: int = 0,
-    out: str | None = None,
-    dtype: Dtype = "float64",
-    device: str = "cpu",
-    jobs: int | None = None,
-    pairs: int = 25,
-    flatness: FlatnessSettings = FlatnessSettings(),  # noqa: B008 (frozen)
-    paths: PathSettings = PathSettings(),  # noqa: B008 (frozen)
-    scans: ScanSettings = ScanSettings(),  # noqa: B008 (frozen)
-) -> None:
-    """Train with several optimizers from several seeds, measure and connect what they found, and write a report.
-
-    Args:
-        problem: digits-mlp, digits-cnn, mnist-fcp, mnist-lenet, or your own as package.module:attribute.
-        seeds: runs of each optimizer.
-        seed: seed of the first run; the others follow.
-        out: directory for records, figures and report; by default runs/PROBLEM. A run that was stopped there goes on.
-        dtype: precision of parameters and data.
-        device: where to compute, as PyTorch names it (cpu, cuda, cuda:1, mps).
-        jobs: processes at a time; by default one a core, or one on a GPU.
-        pairs: the most pairs of solutions connected within, and across, two optimizers.
-        flatness: how the flatness of a solution is measured.
-        paths: how curved paths are searched.
-        scans: how the loss around a solution is scanned.
-    """
-    from .study import compare as run
-
-    command = "landscape " + " ".join(sys.argv[1:])
-    comparison = run(
-        problem,
-        optimizers,
-        seeds,
-        seed=seed,
-        out=out,
-        dtype=dtype,
-        device=device,
-        jobs=jobs,
-        pairs=pairs,
-        flatness=flatness,
-        paths=paths,
-        scans=scans,
-        command=command,
-    )
-    from .tables import show_summary
-
-    show_summary(comparison.summary, "optimizer")
-    show_summary(comparison.pair_summary, "pair")
-    _say(f"report: {comparison.report.resolve()}")
-
-
-def train(
-    problem: str,
-    *,
-    optimizer: str = "sgd",
-    seed: int = 0,
-    out: str | None = None,
-    dtype: Dtype = "float64",
-    device: str = "cpu",
-) -> None:
-    """Train one solution and save it.
-
-    Args:
-        problem: digits-mlp, digits-cnn, mnist-fcp, mnist-lenet, or your own as package.module:attribute.
-        optimizer: a recipe: sgd, adamw, lbfgs, alto, e-sgd, e-adamw, alone or with settings as in
-            'alto(lr=0.01, epochs=500)', or your own as package.module:attribute.
-        seed: of initialisation and order of the data.
-        out: file for the solution; by default runs/PROBLEM/solutions/OPTIMIZER-SEED.npz.
-        dtype: precision of parameters and data.
-        device: where to compute, as PyTorch names it (cpu, cuda, cuda:1, mps).
-    """
-    from optimizers import parse_recipe
-
-    from .records import file_name
-    from .results import Solution
-    from .stages import Workplace
-    from .study import solution_task
-
-    recipe = parse_recipe(optimizer)
-    place = Workplace(problem, {recipe.label: recipe}, dtype, device, show_progress=True)
-    place.check()
-    default = (
-        Path("runs") / file_name(place.load().name) / "solutions" / f"{file_name(recipe.label)}-{seed}.npz"
-    )
-    task = solution_task(place, recipe.label, seed, Path(out) if out else default)
-    _run([task], place, title="")
-    found = Solution.load(task.output)
-    _say(
-        f"{found.label}: train loss {found.train_loss:.4g}, validation {found.validation_loss:.4g}, "
-        f"test {found.test_loss:.4g} ({found.status})"
-    )
-    _say(f"solution: {task.output}")
-
-
-def flatness(
-    solutions: list[str],
-    *,
-    problem: str | None = None,
-    out: str | None = None,
-    dtype: Dtype = "float64",
-    device: str = "cpu",
-    jobs: int | None = None,
-    settings: FlatnessSettings = FlatnessSettings(),  # noqa: B008 (frozen)
-) -> None:
-    """Measure the flatness of saved solutions: trace, top eigenvalues, SAM and adaptive sharpness.
-
-    Args:
-        problem: what they were trained on; by default what the solutions say.
-        out: directory for the records; by default flatness/ beside the first solution.
-        dtype: precision of parameters and data.
-        device: where to compute, as PyTorch names it (cpu, cuda, cuda:1, mps).
-        jobs: processes at a time; by default one a core, or one on a GPU.
-        settings: how flatness is measured.
-    """
-    from . import stages
-    from .results import Flatness
-    from .tables import show_flatness
-    from .tasks import Task
-
-    place, given = _solutions(solutions, problem, dtype, device)
-    folder = Path(out) if out else given[0].output.parent / "flatness"
-    tasks = [Task(folder / g.output.name, stages.measure_flatness, (g,), asdict(settings)) for g in given]
-    _run(tasks, place, title="Flatness", jobs=jobs)
-    show_flatness([Flatness.load(task.output) for task in tasks])
-    _say(f"records: {folder}")
-
-
-def barrier(
-    start: str,
-    end: str,
-    *,
-    problem: str | None = None,
-    out: str | None = None,
-    dtype: Dtype = "float64",
-    device: str = "cpu",
-    settings: PathSettings = PathSettings(),  # noqa: B008 (frozen)
-) -> None:
-    """Find the barrier between two saved solutions, on the straight line and on a Fourier path.
-
-    Args:
-        start: file of the first solution.
-        end: file of the second solution.
-        problem: what they were trained on; by default what the solutions say.
-        out: directory for records and figure; by default paths/ beside the first solution.
-        dtype: precision of parameters and data.
-        device: where to compute, as PyTorch names it (cpu, cuda, cuda:1, mps).
-        settings: how the curved path is searched.
-    """
-    from . import stages
-    from .plots import plot_paths, save_axes
-    from .results import PathRecord
-    from .tasks import Task
-
-    place, (a, b) = _solutions([start, end], problem, dtype, device)
-    folder = Path(out) if out else a.output.parent / "paths"
-    name = f"{a.output.stem}--{b.output.stem}"
-    policy = "batch" if place.has_batchnorm else "eval"
-    tasks = [
-        Task(folder / f"{name}.{method}.npz", stages.connect, (a, b), {"batchnorm": policy, **options})
-        for method, options in stages.path_methods(settings).items()
-    ]
-    _run(tasks, place, title="Paths", jobs=1)
-    paths = [PathRecord.load(task.output) for task in tasks]
-    for path in paths:
-        _say(f"{path.method}: height {path.height:.6g}, barrier {path.barrier:.6g} ({path.message})")
-    save_axes(plot_paths(paths), folder / name)
-    _say(f"records and figure: {folder / name}.*")
-
-
-def embed(
-    solutions: list[str],
-    *,
-    problem: str | None = None,
-    out: str = "embedding.npz",
-) -> None:
-    """Embed saved solutions in a plane by RBF kernel PCA, with the norm controls beside it.
-
-    Args:
-        problem: what they were trained on; by default what the solutions say.
-        out: file for the record; its figure gets the same name.
-    """
-    from . import stages
-    from .plots import plot_embedding, save_axes
-    from .results import Embedding
-    from .tasks import Task
-
-    place, given = _solutions(solutions, problem, "float64", "cpu")
-    task = Task(Path(out), stages.embed, tuple(given))
-    _run([task], place, title="", jobs=1)
-    found = Embedding.load(task.output)
-    for label, row in zip(found.labels, found.coordinates, strict=True):
-        _say(f"{label}: " + "  ".join(f"{x: .5f}" for x in row))
-    _say(
-        f"told apart by coordinates {found.kernel_accuracy:.2f}, by norm alone {found.norm_accuracy:.2f}, "
-        f"by nearest centroid {found.centroid_accuracy:.2f}, by chance {found.chance:.2f}"
-    )
-    save_axes(plot_embedding(found), task.output.with_suffix(""))
-    _say(f"record and figure: {task.output.with_suffix('')}.*")
-
-
-def scan(
-    solution: str,
-    *,
-    probe: Literal["line", "plane"] = "line",
-    problem: str | None = None,
-    out: str | None = None,
-    dtype: Dtype = "float64",
-    device: str = "cpu",
-    settings: ScanSettings = ScanSettings(),  # noqa: B008 (frozen)
-) -> None:
-    """Scan the loss around a saved solution along random filter-normalized directions.
-
-    Args:
-        solution: file of the solution.
-        probe: a line through it, or a plane.
-        problem: what it was trained on; by default what the solution says.
-        out: directory for record and figure; by default scans/ beside the solution.
-        dtype: precision of parameters and data.
-        device: where to compute, as PyTorch names it (cpu, cuda, cuda:1, mps).
-        settings: how finely and how far it is scanned.
-    """
-    from . import stages
-    from .plots import plot_profile, plot_surface, save_axes
-    from .records import load
-    from .results import Surface
-    from .tasks import Task
-
-    place, (given,) = _solutions([solution], problem, dtype, device)
-    folder = Path(out) if out else given.output.parent / "scans"
-    work, options = {
-        "line": (stages.scan_line, {"points": settings.line, "reach": settings.reach}),
-        "plane": (stages.scan_plane, {"points": settings.plane, "reach": settings.reach}),
-    }[probe]
-    task = Task(folder / f"{given.output.stem}.{probe}.npz", work, (given,), options)
-    _run([task], place, title="", jobs=1)
-    record = load(task.output)
-    axes = plot_surface(record) if isinstance(record, Surface) else plot_profile(record)
-    save_axes(axes, task.output.with_suffix(""))
-    _say(f"loss at the solution {record.center_loss:.6g}, largest {record.loss.max():.6g}")
-    _say(f"record and figure: {task.output.with_suffix('')}.*")
-
-
-def report(directory: str) -> None:
-    """Draw figures and report of a comparison again from its records; needs neither model nor data.
-
-    Args:
-        directory: where landscape compare wrote it.
-    """
-    from .comparison import load_comparison
-    from .study import publish
-    from .tasks import sole_use
-
-    comparison = load_comparison(directory)
-    with sole_use(comparison.directory):
-        page = publish(comparison)
-    _say(f"report: {page.resolve()}")
-
-
-COMMANDS = {
-    "compare": compare_optimizers,
-    "train": train,
-    "flatness": flatness,
-    "barrier": barrier,
-    "embed": embed,
-    "scan": scan,
-    "report": report,
+COMMANDS: dict[str, Callable[..., None]] = {
+    "compare": commands.compare_optimizers,
+    "train": commands.train,
+    "flatness": commands.flatness,
+    "barrier": commands.barrier,
+    "embed": commands.embed,
+    "scan": commands.scan,
+    "report": commands.report,
 }
 _LISTS: dict[str, dict[str, Any]] = {
     "compare": {
@@ -358,33 +90,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _solutions(files: list[str], problem: str | None, dtype: str, device: str) -> tuple[Any, list[Any]]:
-    """The place to measure solutions at, and the solutions as given inputs; all must be of one problem."""
-    from .results import Solution
-    from .stages import Workplace
-    from .tasks import Given
-
-    found = [Solution.load(file) for file in files]
-    name = problem or found[0].problem
-    place = Workplace(name, {}, dtype, device)
-    place.check()
-    loaded = place.load()
-    for solution in found:
-        loaded.check(solution)
-    return place, [Given(Path(file)) for file in files]
-
-
-def _run(tasks: list[Any], place: Any, *, title: str, jobs: int | None = 1) -> None:
-    from .tasks import cores, run_tasks
-
-    jobs = jobs or (cores() if place.device == "cpu" else 1)
-    run_tasks(tasks, place, title=title, jobs=min(jobs, len(tasks)), show_progress=bool(title))
-
-
-def _say(line: str) -> None:
-    print(line)  # noqa: T201
-
-
 def _fail(sentence: str) -> None:
     print(f"landscape: {sentence}", file=sys.stderr)  # noqa: T201
     sys.stderr.flush()
@@ -392,5 +97,4 @@ def _fail(sentence: str) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("PYTHONUNBUFFERED", "1")
     sys.exit(main())

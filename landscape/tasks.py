@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -121,11 +123,23 @@ def run_tasks(
             finally:
                 torch.set_num_threads(before)
             return len(todo)
-        with parallel_config(backend="loky", inner_max_num_threads=threads):
+        leave = {"initializer": _leave_with, "initargs": (os.getpid(),)}
+        with parallel_config(backend="loky", inner_max_num_threads=threads, **leave):
             calls = (delayed(task.execute)(context, threads) for task in todo)
             for _ in Parallel(n_jobs=jobs, return_as="generator_unordered")(calls):
                 advance()
     return len(todo)
+
+
+def _leave_with(parent: int) -> None:
+    """From now on this process ends soon after its parent: a run that was killed leaves no workers behind."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def cores() -> int:

@@ -20,6 +20,7 @@ from landscape import InputError
 
 from .e import check_range, dense_gradients
 from .golden_section import SearchResult, golden_section_search
+from .two_loop import two_loop
 
 LINE_SEARCHES: dict[str, Callable[..., SearchResult]] = {"golden-section": golden_section_search}
 MIN_COSINE = 1e-4  # of s and y, from the paper's code: below it a pair says nothing about the curvature
@@ -245,26 +246,6 @@ class LBFGS(Optimizer):
         parameters = self.param_groups[0]["params"]
         for p, part in zip(parameters, theta.split([p.numel() for p in parameters]), strict=True):
             p.copy_(part.view_as(p))
-
-
-def two_loop(gradient: Tensor, steps: list[Tensor], changes: list[Tensor], *, offset: float = 0.0) -> Tensor:
-    """Hg (P,): the L-BFGS approximation of the inverse Hessian times a gradient, by the two-loop recursion.
-
-    From pairs s = Δθ, y = Δg (oldest first): H₀ = (s·y)/(y·y) of the last pair, then for every pair
-    H ← (I − ρ s yᵀ) H (I − ρ y sᵀ) + ρ s sᵀ with ρ = 1/(y·s + offset). Without pairs H is the identity.
-    """
-    q = gradient.clone()
-    pairs = [(s, y, 1 / (y @ s + offset)) for s, y in zip(steps, changes, strict=True)]
-    weights = []
-    for s, y, rho in reversed(pairs):
-        weights.append(rho * (s @ q))
-        q -= weights[-1] * y
-    if pairs:
-        s, y, _ = pairs[-1]
-        q *= (s @ y) / (y @ y)
-    for (s, y, rho), weight in zip(pairs, reversed(weights), strict=True):
-        q += (weight - rho * (y @ q)) * s
-    return q
 
 
 def _number(loss: Any) -> float:

@@ -229,6 +229,13 @@ def records(directory: Path) -> dict[str, bytes]:
     return {p.relative_to(directory).as_posix(): p.read_bytes() for p in sorted(directory.rglob("*.npz"))}
 
 
+def children(pid: int) -> list[int]:
+    """Processes that a process has started (none where there is no /proc)."""
+    stats = [path.read_text() for path in Path("/proc").glob("[0-9]*/stat")]
+    parents = {int(stat.partition(" ")[0]): int(stat.rpartition(")")[2].split()[1]) for stat in stats}
+    return [child for child, parent in parents.items() if parent == pid]
+
+
 def finish(out: Path) -> None:
     done = subprocess.run(
         command(*COMPARE, "--out", str(out), "--jobs", "2"), env=environment(), capture_output=True, text=True
@@ -256,8 +263,13 @@ def test_a_run_killed_again_and_again_resumes_to_the_same_records(tmp_path, undi
         while process.poll() is None and len(list(out.rglob("*.npz"))) < count:
             time.sleep(0.002)
         assert process.poll() is None
+        workers = children(process.pid)
         process.send_signal(signal.SIGKILL)
         process.wait()
+        deadline = time.monotonic() + 30
+        while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not any(Path(f"/proc/{pid}").exists() for pid in workers), "workers outlived the run"
     finish(out)
     found = records(out)
     assert found.keys() == undisturbed.keys()

@@ -33,7 +33,7 @@ def test_the_center_of_every_scan_is_the_models_own_loss(name):
     problem = load_problem(name)
     model = problem.build(0).double()
     x, y = problem.train
-    own = float(nn.functional.cross_entropy(model(x.double()), y))
+    own = float(nn.functional.cross_entropy(model(x.double()), y).detach())
     objective = problem.objective()
     theta = objective.parameters.theta(model)
     generator = torch.Generator().manual_seed(0)
