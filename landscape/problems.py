@@ -93,14 +93,22 @@ class Problem:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A short hash of the name, the model's parameters by name and shape, and all data."""
+        """A short hash of the name, the model's parameters by name and shape, all data, and what the loss and the metric
+        of 64 examples are at initialisation (six digits), so that another activation or loss is another problem."""
         parameters = Parameters.of(self.build(0))
-        digest = hashlib.sha256(repr((self.name, parameters.names, parameters.shapes)).encode())
+        told = (self.name, parameters.names, parameters.shapes, self._first_losses())
+        digest = hashlib.sha256(repr(told).encode())
         for split in SPLITS:
             for tensor in _tensors(getattr(self, split)):
                 digest.update(repr((split, tensor.dtype, tuple(tensor.shape))).encode())
                 digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
         return digest.hexdigest()[:16]
+
+    def _first_losses(self) -> list[str]:
+        model, data = self.build(0).eval(), [select(self.train, slice(64))]
+        measures = [self.loss_fn, *([self.metric] if self.metric else [])]
+        objectives = [model_objective(model, measure, data, dtype=torch.float64) for measure in measures]
+        return [f"{float(objective(objective.parameters.theta(model))):.6g}" for objective in objectives]
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -216,14 +216,23 @@ def test_a_solution_of_another_problem_is_refused():
         problem.check(solution)
 
 
-def test_fingerprints_tell_data_and_models_apart():
+def test_fingerprints_tell_data_models_and_losses_apart():
     x, y = torch.randn(5, 2), torch.randn(5, 1)
 
-    def make(x, out=1):
-        return Problem("p", lambda: nn.Linear(2, out), nn.functional.mse_loss, (x, y)).fingerprint
+    def make(x, model=lambda: nn.Linear(2, 1), loss=nn.functional.mse_loss, metric=None):
+        return Problem("p", model, loss, (x, y), metric=metric).fingerprint
 
     assert make(x) == make(x.clone())
-    assert len({make(x), make(x + 1), make(x, 2), make(x.double())}) == 4
+    others = [
+        make(x + 1),
+        make(x.double()),
+        make(x, lambda: nn.Linear(2, 1, bias=False)),
+        make(x, lambda: nn.Sequential(nn.Linear(2, 1), nn.Tanh())),
+        make(x, lambda: nn.Sequential(nn.Linear(2, 1), nn.ReLU())),
+        make(x, loss=nn.functional.l1_loss),
+        make(x, metric=nn.functional.l1_loss),
+    ]
+    assert len({make(x), *others}) == len(others) + 1
 
 
 @pytest.mark.parametrize("text", ["sgd", "alto(lr=0.01)", "a.b:c(x=(1, 2), y='s', z=None)"])
