@@ -38,7 +38,7 @@ def hessian_trace(
 
     is unbiased before it is cut at 0 (derived here: given the other probes, E[δ_ji | ω_i] = 0), and costs no
     product. The true error is then 0.9 to 1.15 times stderr. It can still be 1.5 times stderr where q is about the number
-    of outliers and nothing decays after them, and 2 times with fewer than about 20 matvecs.
+    of outliers and nothing decays after them, and up to 2.7 times with fewer than about 20 matvecs.
 
     "hutchinson": samples vᵀHv over Rademacher v, which are independent: stderr is std/√matvecs.
 

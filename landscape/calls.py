@@ -50,10 +50,15 @@ def import_attribute(name: str) -> Any:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the user's module was found, and lacks a package of its own
+            raise InputError(
+                f"the module {module_name!r} needs {error.name!r}, which is not installed; install it."
+            ) from error
         raise InputError(
             f"the module {module_name!r} of {name!r} cannot be found from {here}; check its name, or install it."
         ) from error
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise InputError(f"the module {module_name!r} of {name!r} cannot be imported: {reason}.") from error
     if not hasattr(module, attribute):
         raise InputError(
             f"the module {module_name!r} has no attribute {attribute!r}; check the name after the colon."

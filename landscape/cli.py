@@ -1,10 +1,12 @@
 """The ``landscape`` command: options from the functions in ``commands``, and errors as people read them.
 
-Input that cannot be used ends in one sentence on standard error and exit code 2.
+Input that cannot be used ends in one sentence on standard error and exit code 2; with LANDSCAPE_DEBUG set, in the
+traceback, which shows where in one's own module an error was raised.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -83,6 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = {key: value for key, value in vars(parsed[name]).items() if key != "config"}
         COMMANDS[name](**options)
     except InputError as error:
+        if os.environ.get("LANDSCAPE_DEBUG"):
+            raise
         _fail(str(error))
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)  # noqa: T201

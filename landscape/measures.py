@@ -22,7 +22,7 @@ class FlatnessSettings(_Positive):
     """How the flatness of a solution is measured.
 
     Args:
-        matvecs: Hessian-vector products for the trace.
+        matvecs: Hessian-vector products for the trace, at least 4.
         eigenvalues: how many of the largest Hessian eigenvalues.
         sam_rho: radius of the ball for SAM sharpness.
         adaptive_rho: radius for adaptive sharpness, in units of |θ|.
@@ -32,6 +32,11 @@ class FlatnessSettings(_Positive):
     eigenvalues: int = 5
     sam_rho: float = 0.05
     adaptive_rho: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.matvecs < 4:  # of which an error bar can be made
+            raise InputError(f"matvecs must be at least 4, got {self.matvecs}.")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -60,7 +61,12 @@ class Problem:
         """The model as initialised with a seed; PyTorch's global random state stays as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return self.model()
+            try:
+                return self.model()
+            except Exception as error:
+                raise InputError(
+                    f"the model of the problem {self.name!r} cannot be made: {_told(error)}."
+                ) from error
 
     def objective(
         self,
@@ -107,8 +113,20 @@ class Problem:
     def _first_losses(self) -> list[str]:
         model, data = self.build(0).eval(), [select(self.train, slice(64))]
         measures = [self.loss_fn, *([self.metric] if self.metric else [])]
-        objectives = [model_objective(model, measure, data, dtype=torch.float64) for measure in measures]
-        return [f"{float(objective(objective.parameters.theta(model))):.6g}" for objective in objectives]
+        try:
+            objectives = [model_objective(model, measure, data, dtype=torch.float64) for measure in measures]
+            losses = [float(objective(objective.parameters.theta(model))) for objective in objectives]
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"model, data and loss of the problem {self.name!r} do not go together: {_told(error)}."
+            ) from error
+        if not math.isfinite(losses[0]):
+            raise InputError(
+                f"the loss of the problem {self.name!r} is {losses[0]} at initialisation; check data and loss."
+            )
+        return [f"{loss:.6g}" for loss in losses]
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -172,13 +190,22 @@ def _load(call: str) -> Problem:
     if callable(found) and not isinstance(found, Problem):
         try:
             found = found(**settings)
-        except TypeError as error:
-            raise InputError(f"the problem {name!r} cannot be made with {settings}: {error}.") from error
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"the problem {name!r} cannot be made with {settings}: {_told(error)}."
+            ) from error
     if not isinstance(found, Problem):
         raise InputError(
             f"{name!r} is a {type(found).__name__}, but must be a landscape.Problem or a function that returns one."
         )
     return replace(found, name=call)
+
+
+def _told(error: Exception) -> str:
+    """An error of the user's own code in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(".: ")
 
 
 def _tensors(data: Any) -> Iterator[Tensor]:

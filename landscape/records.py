@@ -195,9 +195,12 @@ def _read(path: Path, *, with_arrays: bool = True) -> tuple[dict[str, Any], dict
     except InputError:
         raise
     except (ValueError, TypeError, EOFError, KeyError, OSError, zipfile.BadZipFile) as error:
+        pickled = "ickle" in str(error) and zipfile.is_zipfile(
+            path
+        )  # NumPy takes any other file for a pickle
         reason = (
             "it holds pickled objects, which are never loaded"
-            if "ickle" in str(error)
+            if pickled
             else "it is truncated or no .npz file"
         )
         raise InputError(

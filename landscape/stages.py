@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -19,7 +20,7 @@ from .objective import Objective
 from .probes import Line, Plane, scan
 from .problems import Problem, load_problem
 from .records import Record
-from .results import Corridor, Embedding, Flatness, PathRecord, Profile, Solution, Summary, Surface
+from .results import NAN, Corridor, Embedding, Flatness, PathRecord, Profile, Solution, Summary, Surface
 from .summary import summarize, summarize_pairs
 
 
@@ -103,9 +104,15 @@ def measure_flatness(
 
 
 def measure_corridor(place: Workplace, solution: Solution, *, generator: torch.Generator) -> Corridor:
-    """Along the last steps of training, with the full-batch gradient whatever the optimizer saw."""
+    """Along the last steps of training, with the full-batch gradient whatever the optimizer saw; of a run that
+    diverged, which has no such steps, along none."""
     objective = place.objective(solution)
-    return corridor(objective, solution.tail, label=solution.label, about=place.about(objective))
+    labels = {"label": solution.label, "about": place.about(objective)}
+    if len(solution.tail) < 2:
+        none = np.zeros(0)
+        names = ("loss", "gradient_norm", "step", "kappa", "kappa_weak", "linearity", "cosine", "norm_ratio")
+        return Corridor(**dict.fromkeys(names, none), chord=NAN, **labels)
+    return corridor(objective, solution.tail, **labels)
 
 
 def scan_line(

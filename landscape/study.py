@@ -71,6 +71,10 @@ def compare(
     for name, value in {"seeds": seeds, "pairs": pairs, "jobs": jobs}.items():
         if value is not None and value < 1:
             raise InputError(f"{name} must be at least 1, got {value}.")
+    if not 0 <= seed < 2**63 - seeds:
+        raise InputError(
+            f"seed must be a whole number from 0 to 2**63 - 1 less the number of seeds, got {seed}."
+        )
     place = Workplace(problem, _recipes(optimizers), dtype, str(device))
     place.check()
     loaded = place.load()

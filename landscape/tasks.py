@@ -72,7 +72,7 @@ class Task:
             return False
         raise InputError(
             f"{self.output} was made with other settings{self._difference(about)}; "
-            "choose another --out, or remove that directory to start afresh."
+            "choose another --out, or remove what is there."
         )
 
     def _difference(self, about: Mapping[str, Any]) -> str:

@@ -61,6 +61,8 @@ def fit(
     for name, value in {"epochs": epochs, "tail": tail, "curve_points": curve_points}.items():
         if value < 1:
             raise InputError(f"{name} must be at least 1, got {value}.")
+    if not 0 <= seed < 2**63:
+        raise InputError(f"seed must be a whole number from 0 to 2**63 - 1, got {seed}.")
     if batch_size is not None and batch_size < 1:
         raise InputError(f"batch_size must be at least 1, or None for the whole data, got {batch_size}.")
     devices = [torch.device(device)] if torch.device(device).type == "cuda" else []

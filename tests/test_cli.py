@@ -159,6 +159,23 @@ BAD = {
     "no comparison": (["report", "."], "holds no comparison"),
     "train-mode batchnorm": (["compare", "stubborn:problem"], "call model.eval() first"),
     "no data": (["compare", "stubborn:empty"], "no example in its train data"),
+    "problem that raises": (
+        ["compare", "stubborn:raises"],
+        "cannot be made with {}: RuntimeError: my file is gone",
+    ),
+    "model that raises": (
+        ["compare", "stubborn:no_model"],
+        "the model of the problem 'stubborn:no_model' cannot be made",
+    ),
+    "targets that do not fit": (["compare", "stubborn:no_fit"], "do not go together: "),
+    "loss that is nan": (["compare", "stubborn:nan"], "is nan at initialisation"),
+    "module that raises": (["compare", "crooked:problem"], "cannot be imported: ZeroDivisionError"),
+    "seed": (["train", PROBLEM, "--seed", "-1"], "seed must be a whole number from 0"),
+    "text": (["flatness", "file"], "truncated or no .npz"),
+    "too few products": (
+        ["flatness", "sgd-0.npz", "--settings.matvecs", "3"],
+        "matvecs must be at least 4, got 3",
+    ),
 }
 STUBBORN = """
 import torch
@@ -172,6 +189,18 @@ class Stubborn(nn.BatchNorm1d):
 def problem():
     data = torch.randn(8, 3), torch.zeros(8, 3)
     return Problem("s", lambda: nn.Sequential(nn.Linear(3, 3), Stubborn(3)), nn.functional.mse_loss, data)
+
+def raises():
+    raise RuntimeError("my file is gone")
+
+def no_model():
+    return Problem("m", lambda: nn.Linear(-3, 3), nn.functional.mse_loss, (torch.zeros(8, 3), torch.zeros(8, 3)))
+
+def no_fit():
+    return Problem("f", lambda: nn.Linear(3, 3), nn.functional.cross_entropy, (torch.zeros(8, 3), torch.zeros(8).int()))
+
+def nan():
+    return Problem("n", lambda: nn.Linear(3, 3), nn.functional.mse_loss, (torch.full((8, 3), torch.nan), torch.zeros(8, 3)))
 
 def empty():
     return Problem("e", lambda: nn.Linear(3, 3), nn.functional.mse_loss, (torch.zeros(0, 3), torch.zeros(0, 3)))
@@ -191,6 +220,7 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(case, trained, capsys):
     np.savez(trained / "pickled.npz", header=np.array([{}], dtype=object))
     (trained / "file").write_text("")
     (trained / "stubborn.py").write_text(STUBBORN)
+    (trained / "crooked.py").write_text("1 / 0")
     Trace(value=1.0, stderr=0.0, samples=np.zeros(1), method="m", matvecs=1, dim=1).save(
         trained / "trace.npz"
     )

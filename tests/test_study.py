@@ -163,6 +163,14 @@ def test_problems_without_other_splits_or_with_mappings(tmp_path, name):
     assert found.report.exists()
 
 
+def test_a_run_that_diverges_is_told_and_does_not_stop_the_others(tmp_path):
+    found = compare(NAME, ["sgd", "hot=sgd(lr=1e200, batch_size=8)"], 2, out=tmp_path, **QUICK)
+    hot = [s for s in found.solutions if s.optimizer == "hot"]
+    assert all(s.status.startswith("diverged in epoch 1") and np.isfinite(s.theta).all() for s in hot)
+    assert [c.kappa.size for c in found.corridors if c.label.startswith("hot")] == [0, 0]
+    assert "diverged" in found.report.read_text()
+
+
 def test_a_problem_object_works_too_and_float32(tmp_path, without_report):
     found = compare(
         own_problem.small(epochs=2), ["sgd"], 1, out=tmp_path, dtype="float32", **{**QUICK, "jobs": None}
