@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from landscape import InputError, Problem
-from optimizers import LBFGS, RECIPES, fit, parse_recipe
+from optimizers import LBFGS, RECIPES, E, fit, parse_recipe
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(50, 4, generator=GENERATOR)
@@ -110,6 +110,30 @@ def test_divergence_is_survived_and_said():
     )
     assert solution.status.startswith("diverged in epoch")
     assert np.isfinite(solution.theta).all()
+    assert solution.tail.shape == (0, solution.theta.size)
+
+
+def test_a_tail_shorter_than_an_epoch_holds_its_last_steps():
+    long = fit(PROBLEM, sgd, epochs=2, batch_size=8, tail=4, show_progress=False)
+    short = fit(PROBLEM, sgd, epochs=2, batch_size=8, tail=3, show_progress=False)
+    np.testing.assert_array_equal(short.tail, long.tail[1:])
+
+
+def test_a_run_that_converges_ends_there_with_its_curve_and_without_idle_steps():
+    tolerant = parse_recipe("lbfgs(gradient_tolerance=1e-3)").on(PROBLEM)
+    solution = fit(PROBLEM, tolerant.optimizer, epochs=500, show_progress=False)
+    assert solution.status == f"converged in epoch {int(solution.curve_epoch[-1])}"
+    assert solution.curve_train[-1] == pytest.approx(solution.train_loss, rel=1e-12)
+    assert (np.abs(np.diff(solution.tail, axis=0)).max(axis=1) > 0).all()
+
+
+def test_recipes_of_e_hand_on_both_its_settings_and_those_of_its_base():
+    adaptor = parse_recipe("e-sgd(alpha=-3.0, beta=0.9, lr=0.2, momentum=0.5)").optimizer(
+        [nn.Parameter(torch.zeros(1))]
+    )
+    assert isinstance(adaptor, E)
+    assert (adaptor.alpha, adaptor.beta) == (-3.0, 0.9)
+    assert (adaptor.param_groups[0]["lr"], adaptor.param_groups[0]["momentum"]) == (0.2, 0.5)
 
 
 def test_schedules_reach_the_optimizer():

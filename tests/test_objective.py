@@ -163,6 +163,48 @@ def test_recomputed_batch_statistics_equal_train_mode_on_all_data():
     torch.testing.assert_close(objective(theta), expected)
     assert objective.settings["batchnorm"] == "batch"
     torch.testing.assert_close(objective(theta), expected)  # running statistics have not moved
+    assert not any(module.training for module in model.modules())
+
+
+def test_buffers_can_be_given_and_stay_as_they_are():
+    model = batchnorm_net()
+    before = copy.deepcopy(model.state_dict())
+    given = {"1.running_mean": torch.ones(5), "1.running_var": 4 * torch.ones(5)}
+    objective = model_objective(model, nn.functional.cross_entropy, UNEVEN, buffers=given)
+    other = copy.deepcopy(model)
+    other.load_state_dict(given, strict=False)
+    theta = objective.parameters.theta(model)
+    torch.testing.assert_close(objective(theta), nn.functional.cross_entropy(other(X), Y).detach())
+    assert all(before[name].equal(tensor) for name, tensor in model.state_dict().items())
+
+
+def test_buffers_of_the_model_are_copied_at_the_start():
+    model = batchnorm_net()
+    objective = model_objective(model, nn.functional.cross_entropy, UNEVEN)
+    theta = objective.parameters.theta(model)
+    before = objective(theta)
+    with torch.no_grad():
+        model.get_buffer("1.running_mean").add_(1)
+    assert objective(theta).equal(before)
+
+
+def test_attention_has_second_derivatives():
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv, self.out = nn.Linear(4, 12), nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            q, k, v = self.qkv(x)[:, None].chunk(3, dim=-1)
+            return self.out(nn.functional.scaled_dot_product_attention(q, k, v)[:, 0].mean(dim=1))
+
+    x = torch.randn(6, 8, 4, dtype=torch.float64)
+    model = Attention().double()
+    objective = model_objective(model, nn.functional.cross_entropy, [(x, Y[:6])])
+    theta = objective.parameters.theta(model)
+    v = torch.randn(objective.dim, dtype=torch.float64)
+    differences = (objective.grad(theta + 1e-5 * v) - objective.grad(theta - 1e-5 * v)) / 2e-5
+    torch.testing.assert_close(objective.hvp(theta, v), differences, rtol=1e-5, atol=1e-8)
 
 
 def test_refuses_batchnorm_in_train_mode():

@@ -145,6 +145,25 @@ def test_mnist_problems_have_the_papers_sizes(small_mnist, tmp_path, monkeypatch
         NAMED["mnist-fcp"](train=31)
 
 
+def test_objectives_of_problems_are_in_eval_mode_with_the_buffers_of_a_solution():
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 1)).double()
+
+    x, y = torch.randn(9, 3, dtype=torch.float64), torch.randn(9, 1, dtype=torch.float64)
+    problem = Problem("p", model, nn.functional.mse_loss, (x, y))
+    mine = problem.build(4).eval()
+    mine.get_buffer("1.running_mean").add_(2)
+    parameters = problem.objective().parameters
+    theta = parameters.theta(mine)
+    solution = Solution(
+        problem="p", optimizer="o", seed=0, theta=theta.numpy(), names=parameters.names, shapes=parameters.shapes,
+        buffers={name: b.numpy() for name, b in mine.named_buffers()},
+    )  # fmt: skip
+    expected = nn.functional.mse_loss(mine(x), y).detach()
+    torch.testing.assert_close(problem.objective(solution=solution)(theta), expected)
+    assert not torch.isclose(problem.objective()(theta), expected)
+
+
 def test_structured_data_is_counted_selected_and_split():
     data = {"ids": torch.arange(7), "mask": torch.ones(7, 2)}
     assert examples(data) == 7
