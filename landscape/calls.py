@@ -43,6 +43,8 @@ def format_call(name: str, settings: dict[str, Any]) -> str:
 def import_attribute(name: str) -> Any:
     """The object that ``package.module:attribute`` names; the working directory is searched too."""
     module_name, _, attribute = name.partition(":")
+    if not all(part.isidentifier() for part in module_name.split(".")) or not attribute.isidentifier():
+        raise InputError(f"{name!r} is no name of an attribute; write package.module:attribute.")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)

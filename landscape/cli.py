@@ -80,7 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; 0 if it went well, 2 for input that cannot be used, 130 if it was interrupted."""
     top = parser()
     try:
-        parsed = top.instantiate(top.parse_args(list(arguments) if arguments is not None else None))
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        parsed = top.instantiate(top.parse_args(_config_first(given)))
         name = parsed.command
         options = {key: value for key, value in vars(parsed[name]).items() if key != "config"}
         COMMANDS[name](**options)
@@ -92,6 +93,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted; the same command goes on from here", file=sys.stderr)  # noqa: T201
         return 130
     return 0
+
+
+def _config_first(arguments: list[str]) -> list[str]:
+    """The arguments with config files before all other options, so that what is typed wins over what is in a file."""
+    files, others = [], []
+    for i, argument in enumerate(arguments):
+        follows = i > 0 and arguments[i - 1] == "--config"
+        (files if argument == "--config" or argument.startswith("--config=") or follows else others).append(
+            argument
+        )
+    return others[:1] + files + others[1:]
 
 
 def _fail(sentence: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -50,7 +51,7 @@ def compare_optimizers(
     """
     from .study import compare as run
 
-    command = "landscape " + " ".join(sys.argv[1:])
+    command = shlex.join(["landscape", *sys.argv[1:]])
     comparison = run(
         problem,
         optimizers,
@@ -143,7 +144,10 @@ def flatness(
 
     place, given = _solutions(solutions, problem, dtype, device)
     folder = Path(out) if out else given[0].output.parent / "flatness"
-    tasks = [Task(folder / g.output.name, stages.measure_flatness, (g,), asdict(settings)) for g in given]
+    tasks = [
+        Task(folder / g.output.name, stages.measure_flatness, (g,), asdict(settings), under=place.under)
+        for g in given
+    ]
     _run(tasks, place, title="Flatness", jobs=jobs)
     show_flatness([Flatness.load(task.output) for task in tasks])
     _say(f"records: {folder}")
@@ -180,7 +184,13 @@ def barrier(
     name = f"{a.output.stem}--{b.output.stem}"
     policy = "batch" if place.has_batchnorm else "eval"
     tasks = [
-        Task(folder / f"{name}.{method}.npz", stages.connect, (a, b), {"batchnorm": policy, **options})
+        Task(
+            folder / f"{name}.{method}.npz",
+            stages.connect,
+            (a, b),
+            {"batchnorm": policy, **options},
+            under=place.under,
+        )
         for method, options in stages.path_methods(settings).items()
     ]
     _run(tasks, place, title="Paths", jobs=1)
@@ -195,13 +205,13 @@ def embed(
     solutions: list[str],
     *,
     problem: str | None = None,
-    out: str = "embedding.npz",
+    out: str | None = None,
 ) -> None:
     """Embed saved solutions in a plane by RBF kernel PCA, with the norm controls beside it.
 
     Args:
         problem: what they were trained on; by default what the solutions say.
-        out: file for the record; its figure gets the same name.
+        out: file for the record, by default embedding.npz beside the first solution; its figure gets the same name.
     """
     from . import stages
     from .plots import plot_embedding, save_axes
@@ -209,7 +219,8 @@ def embed(
     from .tasks import Task
 
     place, given = _solutions(solutions, problem, "float64", "cpu")
-    task = Task(Path(out), stages.embed, tuple(given))
+    default = given[0].output.parent / "embedding.npz"
+    task = Task(Path(out) if out else default, stages.embed, tuple(given))
     _run([task], place, title="", jobs=1)
     found = Embedding.load(task.output)
     for label, row in zip(found.labels, found.coordinates, strict=True):
@@ -255,7 +266,7 @@ def scan(
         "line": (stages.scan_line, {"points": settings.line, "reach": settings.reach}),
         "plane": (stages.scan_plane, {"points": settings.plane, "reach": settings.reach}),
     }[probe]
-    task = Task(folder / f"{given.output.stem}.{probe}.npz", work, (given,), options)
+    task = Task(folder / f"{given.output.stem}.{probe}.npz", work, (given,), options, under=place.under)
     _run([task], place, title="", jobs=1)
     record = load(task.output)
     axes = plot_surface(record) if isinstance(record, Surface) else plot_profile(record)
@@ -271,12 +282,12 @@ def report(directory: str) -> None:
         directory: where landscape compare wrote it.
     """
     from .comparison import load_comparison
-    from .study import publish
+    from .report import report_key, write_report
     from .tasks import sole_use
 
     comparison = load_comparison(directory)
     with sole_use(comparison.directory):
-        page = publish(comparison)
+        page = write_report(comparison, key=report_key(comparison.report) or "")
     _say(f"report: {page.resolve()}")
 
 

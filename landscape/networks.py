@@ -76,9 +76,11 @@ def model_objective(
     def term(batch: Any, weight: float) -> Term:
         return lambda theta: loss_of(theta, batch) * weight
 
-    weights = [(n if reduction == "mean" else 1.0) / total for n in counts]
+    def weigh(counts: list[float]) -> list[float]:
+        return [(n if reduction == "mean" else 1.0) / total for n in counts]
+
     objective = Objective(
-        [term(batch, weight) for batch, weight in zip(held, weights, strict=True)],
+        [term(batch, weight) for batch, weight in zip(held, weigh(counts), strict=True)],
         parameters.dim,
         dtype=dtype,
         device=device,
@@ -91,7 +93,8 @@ def model_objective(
     _refuse_random_loss(objective, theta, model)
     if iter(batches) is not iter(batches) and not isinstance(batches, Sequence):
         again = [place(batch) for batch in batches]
-        terms = [term(batch, weight) for batch, weight in zip(again, weights, strict=False)]
+        recounted = [float((count or _leading_dimension)(batch)) for batch in again]
+        terms = [term(batch, weight) for batch, weight in zip(again, weigh(recounted), strict=True)]
         _refuse_random_data(objective, Objective(terms, parameters.dim, dtype=dtype, device=device), theta)
     return objective
 
@@ -169,7 +172,7 @@ def _leading_dimension(batch: Any) -> int:
 def _with_batch_statistics(model: nn.Module) -> nn.Module:
     model = copy.deepcopy(model)
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, nn.modules.batchnorm._NormBase):
             module.train()
     return model
 

@@ -36,7 +36,8 @@ class Problem:
             along the first dimension. Validation and test are optional and never trained on.
         metric: a mean over the batch to report beside the loss, as accuracy is.
         epochs: passes over the training data that mini-batch recipes make unless they say otherwise.
-        batch_size: examples evaluated at a time; bounds memory, changes nothing but rounding.
+        batch_size: examples evaluated at a time; bounds memory, changes nothing but rounding (except in full-batch
+            training with BatchNorm, whose statistics are those of such a piece).
     """
 
     name: str
@@ -52,6 +53,7 @@ class Problem:
     def __post_init__(self) -> None:
         for split in SPLITS:
             data = getattr(self, split)
+            _check_data(self.name, split, data)
             if data is not None and examples(data) == 0:
                 raise InputError(
                     f"the problem {self.name!r} has no example in its {split} data; give at least one."
@@ -60,7 +62,7 @@ class Problem:
     def build(self, seed: int) -> nn.Module:
         """The model as initialised with a seed; PyTorch's global random state stays as it was."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             try:
                 return self.model()
             except Exception as error:
@@ -102,7 +104,15 @@ class Problem:
         """A short hash of the name, the model's parameters by name and shape, all data, and what the loss and the metric
         of 64 examples are at initialisation (six digits), so that another activation or loss is another problem."""
         parameters = Parameters.of(self.build(0))
-        told = (self.name, parameters.names, parameters.shapes, self._first_losses())
+        model = self._refuse_shared_model()
+        told = (
+            self.name,
+            parameters.names,
+            parameters.shapes,
+            repr(model),
+            self._first_losses(),
+            self._trained_in,
+        )
         digest = hashlib.sha256(repr(told).encode())
         for split in SPLITS:
             for tensor in _tensors(getattr(self, split)):
@@ -110,10 +120,36 @@ class Problem:
                 digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
         return digest.hexdigest()[:16]
 
+    @property
+    def _trained_in(self) -> int:
+        """The batch size where it changes more than rounding: statistics are those of the batch."""
+        norms = (isinstance(m, nn.modules.batchnorm._NormBase) for m in self.build(0).modules())
+        return self.batch_size if any(norms) else 0
+
+    def _refuse_shared_model(self) -> nn.Module:
+        """A model; InputError unless another one of the same seed is equal and shares nothing with it."""
+        models = self.build(0), self.build(0)
+        one, two = ({**dict(m.named_parameters()), **dict(m.named_buffers())} for m in models)
+        for name, tensor in one.items():
+            if tensor.numel() and tensor.data_ptr() == two[name].data_ptr():
+                raise InputError(
+                    f"the model of the problem {self.name!r} must be a new module at every call, but {name!r} is the same tensor "
+                    "in two of them; make the module, or a copy.deepcopy of it, inside the function."
+                )
+            if not torch.equal(tensor, two[name]):
+                raise InputError(
+                    f"the model of the problem {self.name!r} must be initialised from PyTorch's random state, "
+                    f"but {name!r} differs between two models of one seed; draw it with torch."
+                )
+        return models[0]
+
     def _first_losses(self) -> list[str]:
         model, data = self.build(0).eval(), [select(self.train, slice(64))]
         measures = [self.loss_fn, *([self.metric] if self.metric else [])]
         try:
+            for split in self.sizes:
+                some = [select(getattr(self, split), slice(64))]
+                model_objective(model, self.loss_fn, some, dtype=torch.float64)
             objectives = [model_objective(model, measure, data, dtype=torch.float64) for measure in measures]
             losses = [float(objective(objective.parameters.theta(model))) for objective in objectives]
         except InputError:
@@ -139,7 +175,8 @@ class Problem:
         if theirs != self.fingerprint:
             raise InputError(
                 f"the solution {solution.label} belongs to the problem {solution.problem!r} (fingerprint {theirs}), "
-                f"not to {self.name!r} as it is now ({self.fingerprint}); name the problem it was trained on."
+                f"not to {self.name!r} as it is now ({self.fingerprint}); name the problem it was trained on, "
+                "or undo what changed in its data or model since (what is random in them must be seeded)."
             )
 
 
@@ -187,6 +224,10 @@ def _load(call: str) -> Problem:
         raise InputError(
             f"there is no problem {name!r}; choose one of {', '.join(NAMED)}, or name your own as package.module:attribute."
         )
+    if isinstance(found, Problem) and settings:
+        raise InputError(
+            f"{name!r} is a Problem, which takes no settings, got {settings}; name a function that makes it."
+        )
     if callable(found) and not isinstance(found, Problem):
         try:
             found = found(**settings)
@@ -201,6 +242,31 @@ def _load(call: str) -> Problem:
             f"{name!r} is a {type(found).__name__}, but must be a landscape.Problem or a function that returns one."
         )
     return replace(found, name=call)
+
+
+def _check_data(name: str, split: str, data: Any) -> None:
+    pair = isinstance(data, tuple | list) and len(data) == 2
+    if data is not None and not pair and not isinstance(data, Mapping):
+        got = f"a {type(data).__name__}" + (f" of {len(data)}" if isinstance(data, tuple | list) else "")
+        raise InputError(
+            f"the {split} data of {name!r} must be (inputs, targets) or a mapping of tensors, got {got}."
+        )
+    for leaf in _leaves(data):
+        if not isinstance(leaf, Tensor):
+            raise InputError(
+                f"the {split} data of {name!r} must be tensors, got a {type(leaf).__name__}; convert it, for example with "
+                "torch.as_tensor."
+            )
+
+
+def _leaves(data: Any) -> Iterator[Any]:
+    if isinstance(data, Mapping):
+        data = tuple(data.values())
+    if isinstance(data, tuple | list):
+        for item in data:
+            yield from _leaves(item)
+    elif data is not None:
+        yield data
 
 
 def _told(error: Exception) -> str:

@@ -24,8 +24,8 @@ NAN = float("nan")
 class Solution(Record):
     """Parameters found by one run of one optimizer, with its curve and the last steps before the end.
 
-    theta (P,); buffers by name (running statistics); curve_* (E,) once an epoch; tail (T+1, P) the last points,
-    tail_lr (T,) their learning rates. ``status`` says in words how the run ended.
+    theta (P,); buffers by name: running statistics, and parameters that were frozen. curve_* (E,) at some epochs.
+    tail (T+1, P) the last points, tail_lr (T,) their learning rates. ``status`` says in words how the run ended.
     """
 
     problem: str

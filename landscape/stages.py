@@ -59,6 +59,10 @@ class Workplace:
             solution=solution, batchnorm=batchnorm, dtype=self.torch_dtype, device=self.device
         )
 
+    @property
+    def under(self) -> dict[str, str]:
+        return {"dtype": self.dtype, "device": self.device}
+
     def about(self, objective: Objective) -> dict[str, Any]:
         """What the header of a record says of the loss that it was measured on."""
         problem = self.load()
@@ -74,7 +78,7 @@ class Workplace:
 
     @property
     def has_batchnorm(self) -> bool:
-        return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.load().build(0).modules())
+        return any(isinstance(m, nn.modules.batchnorm._NormBase) for m in self.load().build(0).modules())
 
 
 def train(place: Workplace, *, generator: torch.Generator, label: str, seed: int, **_: Any) -> Solution:
@@ -135,6 +139,9 @@ def scan_plane(
     return scan(objective, Plane(theta, d1, d2, steps, steps), **labels, about=place.about(objective))
 
 
+_RUNNING = ("running_mean", "running_var", "num_batches_tracked")
+
+
 def connect(
     place: Workplace,
     a: Solution,
@@ -146,6 +153,14 @@ def connect(
     **settings: Any,
 ) -> PathRecord:
     place.load().check(b)
+    theirs = {name for name, b1 in a.buffers.items() if not np.array_equal(b1, b.buffers.get(name, np.nan))}
+    if batchnorm == "batch":
+        theirs = {name for name in theirs if name.rpartition(".")[2] not in _RUNNING}
+    if theirs:
+        raise InputError(
+            f"{a.label} and {b.label} differ in the constant {min(theirs)!r}, and what it should be on a path between them is "
+            "not defined; only running statistics of normalization layers are recomputed there."
+        )
     objective = place.objective(a, batchnorm)
     ends = {"start": a.label, "end": b.label, "about": place.about(objective)}
     if method == "linear":

@@ -12,6 +12,7 @@ from .results import Corridor, Flatness, PathRecord, Solution, Summary
 Array = np.ndarray
 # Metrics that span orders of magnitude are averaged in the logarithm, where all their values are positive.
 _GEOMETRIC = {"train_loss", "trace", "eigenvalue", "sam_sharpness", "adaptive_sharpness", "height"}
+_NEVER_NEGATIVE = {"test_accuracy", "norm", "kappa", "gradients", "distance", "linear_barrier", "barrier"}
 CONFIDENCE = 0.95
 
 
@@ -82,6 +83,8 @@ def _summary(
         for i, group in enumerate(groups):
             bounds = np.array(interval(np.log(column) if geometric else column, group))
             table[:, row, i] = np.exp(bounds) if geometric else bounds
+        if metric in _NEVER_NEGATIVE:
+            table[1, row] = np.maximum(table[1, row], 0)
     return Summary(
         metrics=tuple(columns),
         groups=groups,

@@ -45,7 +45,8 @@ class Task:
     """``work(context, *records of inputs, generator=…, **settings)`` -> the record at ``output``.
 
     work must be a function of a module, so that it travels to other processes. ``settings`` is JSON. A task that
-    summarizes others (``replaceable``) may overwrite its record when those have changed.
+    summarizes others (``replaceable``) may overwrite its record when those have changed. ``under`` is what else the
+    result depends on, in the context (precision, device), where no input's key tells it.
     """
 
     output: Path
@@ -53,13 +54,18 @@ class Task:
     inputs: tuple[Task | Given, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     replaceable: bool = False
+    under: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def key(self) -> str:
-        told = json.dumps(
-            [self.work.__name__, dict(self.settings), [task.key for task in self.inputs]], sort_keys=True
-        )
+        inputs = [task.key for task in self.inputs]
+        told = json.dumps([self.work.__name__, self.conditions, inputs], sort_keys=True)
         return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """Everything that was set, as JSON gives it back."""
+        return json.loads(json.dumps({**self.under, **self.settings}))
 
     def is_done(self) -> bool:
         """Whether the record is there; InputError if one of other settings is in its place."""
@@ -77,7 +83,7 @@ class Task:
 
     def _difference(self, about: Mapping[str, Any]) -> str:
         theirs = about.get("settings")
-        for name, ours in json.loads(json.dumps(dict(self.settings))).items():
+        for name, ours in self.conditions.items():
             if isinstance(theirs, Mapping) and theirs.get(name) != ours:
                 return f" ({name} is {theirs.get(name)!r} there, {ours!r} here)"
         return ""
@@ -93,7 +99,7 @@ class Task:
             "versions": versions(),
             **record.about,
             "key": self.key,
-            "settings": dict(self.settings),
+            "settings": self.conditions,
             "generator_seed": seed,
             "threads": threads,
         }
@@ -107,6 +113,11 @@ def run_tasks(
 
     Every process uses its share of the cores. Raises what a task raises; what was finished by then stays.
     """
+    for i, task in enumerate(tasks):
+        if any(task.output == other.output for other in tasks[:i]):
+            raise InputError(
+                f"two results would be written to {task.output}; give inputs of different names, or one at a time."
+            )
     todo = [task for task in tasks if not task.is_done()]
     if not todo:
         return 0

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -53,10 +54,10 @@ def fit(
         seed: of initialisation, order and any noise in the model. Same seed, same machine, same solution.
         schedule: optimizer -> learning-rate scheduler, stepped once an epoch.
         tail: how many of the last steps are kept with their learning rates, for corridor measures.
-        curve_points: at how many epochs train and validation loss are measured.
+        curve_points: at how many epochs train and validation loss are measured: so many at first, so many spread evenly.
 
     A run ends early if the optimizer says that it has converged (LBFGS does), or at the first loss that is not
-    finite; ``status`` says so, and θ is then that of the last epoch that ended well.
+    finite; ``status`` says so, and θ is then that of the measured epoch with the lowest train loss.
     """
     for name, value in {"epochs": epochs, "tail": tail, "curve_points": curve_points}.items():
         if value < 1:
@@ -65,9 +66,12 @@ def fit(
         raise InputError(f"seed must be a whole number from 0 to 2**63 - 1, got {seed}.")
     if batch_size is not None and batch_size < 1:
         raise InputError(f"batch_size must be at least 1, or None for the whole data, got {batch_size}.")
+    fingerprint = problem.fingerprint  # refuses a problem that cannot be run
     devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            torch.cuda.manual_seed_all(seed)
         model = problem.build(seed).to(device=device, dtype=dtype)
         run = _Run(problem, model, optimizer, batch_size, seed, tail)
         status = run.train(
@@ -78,7 +82,7 @@ def fit(
         "batch_size": batch_size,
         "dtype": str(dtype),
         "device": str(device),
-        "problem_fingerprint": problem.fingerprint,
+        "problem_fingerprint": fingerprint,
         "versions": versions(),
     }
     name = label or type(run.optimizer).__name__.lower()
@@ -109,6 +113,7 @@ class _Run:
         self.order = torch.Generator().manual_seed(seed)
         self.tail: deque[tuple[Tensor, float]] = deque(maxlen=tail)
         self.curve: list[tuple[int, float, float]] = []
+        self.best: tuple[float, int, dict[str, Tensor]] = (math.inf, 0, {})
         self.gradients = self.losses = 0.0
 
     def train(
@@ -116,19 +121,24 @@ class _Run:
     ) -> str:
         """How the run ended, in words."""
         scheduler = schedule(self.optimizer) if schedule else None
-        measured = set(np.linspace(0, epochs, curve_points + 1).round().astype(int).tolist())
+        measured = {
+            *np.linspace(0, epochs, curve_points + 1).round().astype(int).tolist(),
+            *range(curve_points),
+        }
         self._measure(0)
         with progress(title, epochs, shown=shown) as advance:
             for epoch in range(1, epochs + 1):
-                before = {name: t.detach().clone() for name, t in self.model.state_dict().items()}
-                loss = self._epoch(last=epoch == epochs)
+                loss = self._epoch(left=epochs - epoch)
                 if not np.isfinite(loss) or not self.parameters.theta(self.model).isfinite().all():
-                    self.model.load_state_dict(before)
-                    self.tail.clear()
-                    return f"diverged in epoch {epoch} (loss {loss}); these are the parameters before it"
+                    best = self._return_to_best()
+                    return (
+                        f"diverged in epoch {epoch} (loss {loss}); these are the parameters of epoch {best}"
+                    )
                 if scheduler:
                     scheduler.step()
-                converged = bool(getattr(self.optimizer, "converged", False))
+                converged = self.batch_size == self.count and bool(
+                    getattr(self.optimizer, "converged", False)
+                )
                 if epoch in measured or converged:
                     self._measure(epoch)
                 advance(note=f"loss {loss:.3g}")
@@ -136,8 +146,8 @@ class _Run:
                     return f"converged in epoch {epoch}"
         return f"ran {epochs} epochs"
 
-    def _epoch(self, *, last: bool) -> float:
-        """Steps through the training data once; the mean of the losses that the optimizer saw."""
+    def _epoch(self, *, left: int) -> float:
+        """Steps through the training data once, with ``left`` epochs to come; the mean of the losses that the optimizer saw."""
         self.model.train()
         full_batch = self.batch_size == self.count
         order = None if full_batch else torch.randperm(self.count, generator=self.order)
@@ -146,8 +156,10 @@ class _Run:
         )
         seen = 0.0
         for i, index in enumerate(pieces):
-            if full_batch or (last and i >= len(pieces) - (self.tail.maxlen or 0)):
-                self.tail.append((self.parameters.theta(self.model), self.optimizer.param_groups[0]["lr"]))
+            if full_batch or (left + 1) * len(pieces) - i <= (self.tail.maxlen or 0):
+                self.tail.append(
+                    (self.parameters.theta(self.model), self.optimizer.param_groups[0].get("lr", NAN))
+                )
             batch = self.train_data if index is None else select(self.train_data, index)
             seen += float(self._step(batch)) * examples(batch) / self.count
             if not np.isfinite(seen):
@@ -186,6 +198,22 @@ class _Run:
             train = float(self._loss(self.train_data))
             held_out = NAN if self.validation_data is None else float(self._loss(self.validation_data))
         self.curve.append((epoch, train, held_out))
+        if train <= self.best[0]:
+            state = {name: t.detach().clone() for name, t in self.model.state_dict().items()}
+            self.best = (train, epoch, state)
+
+    def _return_to_best(self) -> int:
+        """Go back to the measured epoch of lowest train loss, and say which it was."""
+        _, epoch, state = self.best
+        self.model.load_state_dict(state)
+        self.curve = [point for point in self.curve if point[0] <= epoch]
+        self.tail.clear()
+        return epoch
+
+    def _constants(self) -> Iterator[tuple[str, Tensor]]:
+        """What the loss depends on beside θ: buffers and frozen parameters."""
+        yield from self.model.named_buffers()
+        yield from ((name, p) for name, p in self.model.named_parameters() if not p.requires_grad)
 
     def solution(self, optimizer: str, status: str, about: dict[str, Any]) -> Solution:
         theta = self.parameters.theta(self.model)
@@ -200,7 +228,7 @@ class _Run:
             theta=theta.cpu().numpy(),
             names=self.parameters.names,
             shapes=self.parameters.shapes,
-            buffers={name: b.detach().cpu().numpy() for name, b in self.model.named_buffers()},
+            buffers={name: t.detach().cpu().numpy() for name, t in self._constants()},
             curve_epoch=curve[:, 0],
             curve_train=curve[:, 1],
             curve_validation=curve[:, 2],

@@ -50,7 +50,9 @@ class Recipe:
                 raise InputError(
                     f"{name} must be a whole number of at least 1, or None, got {value!r} in {self.name}."
                 )
-        self.optimizer([nn.Parameter(torch.zeros(1))])  # so that a wrong setting shows before anything is run
+        self.optimizer(
+            [nn.Parameter(torch.zeros(2, 2))]
+        )  # so that a wrong setting shows before anything is run
 
     def __str__(self) -> str:
         """The recipe in full, so that it can be read and repeated."""
@@ -59,11 +61,14 @@ class Recipe:
 
     def optimizer(self, params: Iterable[nn.Parameter]) -> Optimizer:
         try:
-            return self.make(params, **self.settings)
-        except (TypeError, ValueError) as error:
+            made = self.make(params, **self.settings)
+        except Exception as error:
             raise InputError(
                 f"the optimizer {self.name!r} cannot be made with {self.settings}: {error}"
             ) from error
+        if not isinstance(made, Optimizer):
+            raise InputError(f"{self.name!r} must make a torch.optim.Optimizer, got a {type(made).__name__}.")
+        return made
 
     @property
     def scheduler(self) -> Callable[[Optimizer], LRScheduler] | None:

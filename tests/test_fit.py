@@ -1,5 +1,7 @@
 """fit: the same steps as a plain training loop, reproducible, with what later stages need."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -14,8 +16,10 @@ Y = (X[:, 0] > 0).long()
 CE = nn.functional.cross_entropy
 
 
-def net(*layers: nn.Module):
-    return lambda: nn.Sequential(nn.Linear(4, 6), *layers, nn.Softplus(), nn.Linear(6, 2))
+def net(*layers: Callable[[], nn.Module]):
+    return lambda: nn.Sequential(
+        nn.Linear(4, 6), *(make() for make in layers), nn.Softplus(), nn.Linear(6, 2)
+    )
 
 
 PROBLEM = Problem("small", net(), CE, (X[:30], Y[:30]), (X[30:40], Y[30:40]), (X[40:], Y[40:]))
@@ -63,21 +67,21 @@ def test_losses_are_those_of_the_objective_and_the_curve_ends_there():
     assert np.isnan(solution.train_accuracy)  # the problem has no metric
 
 
-@pytest.mark.parametrize(("batch_size", "steps"), [(8, 4), (None, 5)])
-def test_the_tail_holds_the_last_consecutive_points(batch_size, steps):
+@pytest.mark.parametrize("batch_size", [8, None])
+def test_the_tail_holds_the_last_consecutive_points(batch_size):
     solution = fit(PROBLEM, sgd, epochs=6, batch_size=batch_size, tail=5, show_progress=False)
-    assert solution.tail.shape == (steps + 1, solution.theta.size)
-    assert solution.tail_lr.tolist() == [0.1] * steps
+    assert solution.tail.shape == (6, solution.theta.size)
+    assert solution.tail_lr.tolist() == [0.1] * 5
     np.testing.assert_array_equal(solution.tail[-1], solution.theta)
     before = fit(PROBLEM, sgd, epochs=5, batch_size=batch_size, tail=5, show_progress=False)
     if batch_size is None:
         np.testing.assert_array_equal(solution.tail[-2], before.theta)
     else:
-        np.testing.assert_array_equal(solution.tail[0], before.theta)  # an epoch has four steps
+        np.testing.assert_array_equal(solution.tail[1], before.theta)  # an epoch has four steps
 
 
 def test_the_same_seed_gives_the_same_solution_and_leaves_global_randomness():
-    problem = Problem("noisy", net(nn.Dropout(0.3)), CE, (X, Y))
+    problem = Problem("noisy", net(lambda: nn.Dropout(0.3)), CE, (X, Y))
     torch.manual_seed(9)
     state = torch.get_rng_state()
     one = fit(problem, sgd, epochs=3, batch_size=16, seed=2, show_progress=False)
@@ -90,11 +94,23 @@ def test_the_same_seed_gives_the_same_solution_and_leaves_global_randomness():
 
 
 def test_batchnorm_trains_in_train_mode_and_is_measured_with_its_statistics():
-    problem = Problem("bn", net(nn.BatchNorm1d(6)), CE, (X, Y))
+    problem = Problem("bn", net(lambda: nn.BatchNorm1d(6)), CE, (X, Y))
     solution = fit(problem, sgd, epochs=3, batch_size=25, show_progress=False)
     assert solution.buffers["1.num_batches_tracked"] == 6
     model = solution.load_into(problem.build(7).double()).eval()
     assert float(CE(model(X.double()), Y).detach()) == pytest.approx(solution.train_loss, rel=1e-12)
+
+
+def test_frozen_parameters_belong_to_the_solution():
+    def model() -> nn.Module:
+        made = net()()
+        made[0].requires_grad_(False)
+        return made
+
+    problem = Problem("frozen", model, CE, (X, Y))
+    solution = fit(problem, sgd, epochs=3, seed=4, show_progress=False)
+    assert solution.curve_train[-1] == pytest.approx(solution.train_loss, rel=1e-12)
+    assert set(solution.buffers) == {"0.weight", "0.bias"}
 
 
 def test_lbfgs_uses_loss_only_evaluations_in_its_search():
@@ -111,11 +127,16 @@ def test_divergence_is_survived_and_said():
     assert solution.status.startswith("diverged in epoch")
     assert np.isfinite(solution.theta).all()
     assert solution.tail.shape == (0, solution.theta.size)
+    start = PROBLEM.build(0).double()
+    assert solution.status.endswith("these are the parameters of epoch 0")
+    np.testing.assert_array_equal(solution.theta, PROBLEM.objective().parameters.theta(start).numpy())
+    assert solution.curve_epoch.tolist() == [0]
 
 
 def test_a_tail_shorter_than_an_epoch_holds_its_last_steps():
     long = fit(PROBLEM, sgd, epochs=2, batch_size=8, tail=4, show_progress=False)
     short = fit(PROBLEM, sgd, epochs=2, batch_size=8, tail=3, show_progress=False)
+    assert short.tail.shape[0] == 4
     np.testing.assert_array_equal(short.tail, long.tail[1:])
 
 
@@ -184,6 +205,8 @@ def test_recipes_are_read_and_written():
     ("text", "message"),
     [
         ("sdg", "there is no optimizer 'sdg'; choose one of sgd"),
+        ("builtins:list", "must make a torch.optim.Optimizer, got a list"),
+        (":x", "is no name"),
         ("sgd(lr=-1)", "'sgd' cannot be made with.*Invalid learning rate"),
         ("sgd(speed=1)", "'sgd' cannot be made with"),
         ("sgd(epochs=0)", "epochs must be a whole number of at least 1, or None, got 0"),

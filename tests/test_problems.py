@@ -212,6 +212,8 @@ def test_the_users_own_problem_by_name(own_module):
     ("name", "message"),
     [
         ("digits", "there is no problem 'digits'; choose one of digits-mlp"),
+        ("own_module:problem(width=3)", "is a Problem, which takes no settings"),
+        (":problem", "is no name of an attribute"),
         ("own_module:number", "is a int, but must be a landscape.Problem"),
         ("own_module:nothing", "has no attribute 'nothing'"),
         ("no_such_module:problem", "module 'no_such_module'.*cannot be found"),
@@ -252,6 +254,40 @@ def test_fingerprints_tell_data_models_and_losses_apart():
         make(x, metric=nn.functional.l1_loss),
     ]
     assert len({make(x), *others}) == len(others) + 1
+
+
+def test_a_model_that_is_shared_or_drawn_elsewhere_is_refused():
+    shared, data = nn.Linear(2, 1), (torch.ones(5, 2), torch.ones(5, 1))
+    problem = Problem("p", lambda: shared, nn.functional.mse_loss, data)
+    with pytest.raises(
+        InputError, match="must be a new module at every call, but 'weight' is the same tensor"
+    ):
+        _ = problem.fingerprint
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn() -> nn.Module:
+        model = nn.Linear(2, 1)
+        nn.init.normal_(model.weight, generator=generator)
+        return model
+
+    with pytest.raises(InputError, match="'weight' differs between two models of one seed"):
+        _ = Problem("p", drawn, nn.functional.mse_loss, data).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            (torch.ones(3), torch.ones(3), torch.ones(3)),
+            r"must be \(inputs, targets\) or a mapping of tensors, got a tuple of 3",
+        ),
+        (torch.ones(3, 2), "got a Tensor"),
+        ((np.ones((3, 2)), np.ones(3)), "must be tensors, got a ndarray"),
+    ],
+)
+def test_data_of_another_form_is_refused(data, message):
+    with pytest.raises(InputError, match=message):
+        Problem("p", lambda: nn.Linear(2, 1), nn.functional.mse_loss, data)
 
 
 @pytest.mark.parametrize("text", ["sgd", "alto(lr=0.01)", "a.b:c(x=(1, 2), y='s', z=None)"])

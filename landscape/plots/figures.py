@@ -111,7 +111,14 @@ def _depth(comparison: Comparison) -> Figure | None:
     if not comparison.flatness:
         return None
     figure = _figure(3.8)
-    for ax, loss in zip(figure.subplots(1, 2), ("train_loss", "test_loss"), strict=True):
+    losses = [
+        n
+        for n in ("train_loss", "test_loss")
+        if any(np.isfinite(getattr(s, n)) for s in comparison.solutions)
+    ]
+    if not losses:
+        return None
+    for ax, loss in zip(figure.subplots(1, len(losses), squeeze=False)[0], losses, strict=True):
         plot_depth(comparison.solutions, comparison.flatness, ax, loss=loss, optimizers=comparison.optimizers)
     _legend(figure, comparison)
     return figure

@@ -39,6 +39,9 @@ class Standing:
         return self.count > 1 and bool(np.isfinite([self.low, self.high]).all())
 
 
+_CORRIDOR = "κ grows with the step h at the end of training, which optimizers and schedules set: it is listed, not ranked."
+
+
 def comparison_findings(comparison: Comparison) -> list[Finding]:
     """The comparison in brief, one finding a topic; topics without numbers are left out."""
     summary = comparison.summary
@@ -48,7 +51,7 @@ def comparison_findings(comparison: Comparison) -> list[Finding]:
         _flatness(summary),
         _barriers(comparison),
         _position(comparison),
-        Finding("Corridor", verdict(summary, "kappa"), listing(summary, "kappa")),
+        Finding("Corridor", _CORRIDOR if len(summary.groups) > 1 else "", listing(summary, "kappa")),
     ]
     return [f for f in findings if f.headline or f.evidence]
 

@@ -110,10 +110,10 @@ def plot_depth(
     optimizers: Sequence[str] = (),
     **style: Any,
 ) -> Axes:
-    """Axes with a loss of every solution (a field of Solution) against its flatness, matched by label."""
+    """Axes with a loss of every solution (a field of Solution) against its flatness, matched by label; where both are finite."""
     own, ax = ax is None, ax or new_axes(5.2, 4.2)
     flat = {f.label: flatness_value(f, metric)[0] for f in flatness}
-    shown = [s for s in solutions if s.label in flat]
+    shown = [s for s in solutions if np.isfinite([flat.get(s.label, np.nan), getattr(s, loss)]).all()]
     names = list(dict.fromkeys(s.optimizer for s in shown))
     colors, markers = optimizer_colors(optimizers or names), optimizer_markers(optimizers or names)
     for name in names:

@@ -109,7 +109,8 @@ _METRICS = (
         "corridor curvature",
         "κ",
         section="Corridor",
-        meaning="h‖Hg‖/‖g‖ along the last steps of training: 0 in a corridor, where descent follows a straight line.",
+        meaning="h‖Hg‖/‖g‖ along the last steps of training, g the gradient on all data and h the length of the step over ‖g‖: "
+        "0 in a corridor, where descent follows a straight line, and small wherever steps are.",
     ),
     Metric(
         "linearity",
