@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError
+from .errors import InputError, told
 
 _CALL = re.compile(r"^\s*(?P<name>[\w.:\-]+)\s*(?:\((?P<arguments>.*)\))?\s*$", re.DOTALL)
 
@@ -59,8 +59,9 @@ def import_attribute(name: str) -> Any:
             f"the module {module_name!r} of {name!r} cannot be found from {here}; check its name, or install it."
         ) from error
     except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise InputError(f"the module {module_name!r} of {name!r} cannot be imported: {reason}.") from error
+        raise InputError(
+            f"the module {module_name!r} of {name!r} cannot be imported: {told(error)}."
+        ) from error
     if not hasattr(module, attribute):
         raise InputError(
             f"the module {module_name!r} has no attribute {attribute!r}; check the name after the colon."

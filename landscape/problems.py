@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .calls import format_call, import_attribute, parse_call
-from .errors import InputError
+from .errors import InputError, told
 from .networks import BatchNormPolicy, LossFn, model_objective
 from .objective import Objective
 from .parameters import Parameters
@@ -67,7 +67,7 @@ class Problem:
                 return self.model()
             except Exception as error:
                 raise InputError(
-                    f"the model of the problem {self.name!r} cannot be made: {_told(error)}."
+                    f"the model of the problem {self.name!r} cannot be made: {told(error)}."
                 ) from error
 
     def objective(
@@ -103,28 +103,29 @@ class Problem:
     def fingerprint(self) -> str:
         """A short hash of the name, the model's parameters by name and shape, all data, and what the loss and the metric
         of 64 examples are at initialisation (six digits), so that another activation or loss is another problem."""
-        parameters = Parameters.of(self.build(0))
         model = self._refuse_shared_model()
+        parameters = Parameters.of(model)
+        # Statistics of a batch make its size matter beyond rounding.
+        batch_size = self.batch_size if self.has_batch_statistics else 0
         told = (
             self.name,
             parameters.names,
             parameters.shapes,
             repr(model),
             self._first_losses(),
-            self._trained_in,
+            batch_size,
         )
         digest = hashlib.sha256(repr(told).encode())
         for split in SPLITS:
-            for tensor in _tensors(getattr(self, split)):
+            for tensor in _leaves(getattr(self, split)):
                 digest.update(repr((split, tensor.dtype, tuple(tensor.shape))).encode())
                 digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
         return digest.hexdigest()[:16]
 
-    @property
-    def _trained_in(self) -> int:
-        """The batch size where it changes more than rounding: statistics are those of the batch."""
-        norms = (isinstance(m, nn.modules.batchnorm._NormBase) for m in self.build(0).modules())
-        return self.batch_size if any(norms) else 0
+    @cached_property
+    def has_batch_statistics(self) -> bool:
+        """Whether the model has normalization layers that can work with the statistics of a batch."""
+        return any(isinstance(m, nn.modules.batchnorm._NormBase) for m in self.build(0).modules())
 
     def _refuse_shared_model(self) -> nn.Module:
         """A model; InputError unless another one of the same seed is equal and shares nothing with it."""
@@ -156,7 +157,7 @@ class Problem:
             raise
         except Exception as error:
             raise InputError(
-                f"model, data and loss of the problem {self.name!r} do not go together: {_told(error)}."
+                f"model, data and loss of the problem {self.name!r} do not go together: {told(error)}."
             ) from error
         if not math.isfinite(losses[0]):
             raise InputError(
@@ -188,7 +189,7 @@ def load_problem(name: str) -> Problem:
 
 def examples(data: Data) -> int:
     """How many examples a split holds; InputError if its tensors disagree."""
-    lengths = {len(tensor) if tensor.ndim else 0 for tensor in _tensors(data)}
+    lengths = {len(tensor) if tensor.ndim else 0 for tensor in _leaves(data)}
     if len(lengths) != 1:
         raise InputError(
             f"the tensors of one split must have the same first dimension, got {sorted(lengths)}."
@@ -235,7 +236,7 @@ def _load(call: str) -> Problem:
             raise
         except Exception as error:
             raise InputError(
-                f"the problem {name!r} cannot be made with {settings}: {_told(error)}."
+                f"the problem {name!r} cannot be made with {settings}: {told(error)}."
             ) from error
     if not isinstance(found, Problem):
         raise InputError(
@@ -260,26 +261,11 @@ def _check_data(name: str, split: str, data: Any) -> None:
 
 
 def _leaves(data: Any) -> Iterator[Any]:
+    """What lies inside tuples, lists and mappings, in one order however the keys of a mapping come."""
     if isinstance(data, Mapping):
-        data = tuple(data.values())
+        data = [data[key] for key in sorted(data)]
     if isinstance(data, tuple | list):
         for item in data:
             yield from _leaves(item)
     elif data is not None:
         yield data
-
-
-def _told(error: Exception) -> str:
-    """An error of the user's own code in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(".: ")
-
-
-def _tensors(data: Any) -> Iterator[Tensor]:
-    if isinstance(data, Tensor):
-        yield data
-    elif isinstance(data, Mapping):
-        for key in sorted(data):
-            yield from _tensors(data[key])
-    elif data is not None:
-        for item in data:
-            yield from _tensors(item)

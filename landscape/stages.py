@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from analysis import corridor, find_path, flatness, kernel_pca, linear_path
 from optimizers import Recipe, fit
@@ -78,7 +77,7 @@ class Workplace:
 
     @property
     def has_batchnorm(self) -> bool:
-        return any(isinstance(m, nn.modules.batchnorm._NormBase) for m in self.load().build(0).modules())
+        return self.load().has_batch_statistics
 
 
 def train(place: Workplace, *, generator: torch.Generator, label: str, seed: int, **_: Any) -> Solution:
