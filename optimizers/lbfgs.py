@@ -18,7 +18,7 @@ from torch.optim.optimizer import ParamsT
 
 from landscape import InputError
 
-from .e import check_range, dense_gradients
+from .contract import check_count, check_one_of, check_range, dense_gradients, evaluated, number
 from .golden_section import SearchResult, golden_section_search
 from .two_loop import two_loop
 
@@ -129,7 +129,7 @@ class LBFGS(Optimizer):
         """
         theta = self._theta()
         found = self._with_gradient(closure)
-        value, gradient = _number(found), self._gradient()
+        value, gradient = number(found), self._gradient()
         if not (math.isfinite(value) and gradient.isfinite().all()):
             self._forget()
             what = "the gradient is not finite" if math.isfinite(value) else f"the loss is {value}"
@@ -214,21 +214,18 @@ class LBFGS(Optimizer):
         return theta.equal(memory["theta"]) and gradient.equal(memory["gradient"])
 
     def _with_gradient(self, closure: Callable[[], Any]) -> Any:
-        with torch.enable_grad():
-            found = closure()
-        if found is None:
-            raise InputError("closure must return the loss, got None; end it with `return loss`.")
+        found = evaluated(closure)
         self._memory["gradient_evaluations"] = self.gradient_evaluations + 1
         return found
 
     def _evaluation(self, closure: Callable[[], Any], loss: Callable[[], Any] | None) -> Callable[[], float]:
         """The loss at the parameters as they are, at the lowest cost there is."""
         if loss is None:
-            return lambda: _number(self._with_gradient(closure))
+            return lambda: number(self._with_gradient(closure))
 
         def counted() -> float:
             self._memory["loss_evaluations"] = self.loss_evaluations + 1
-            return _number(loss())
+            return number(loss())
 
         return counted
 
@@ -248,18 +245,10 @@ class LBFGS(Optimizer):
             p.copy_(part.view_as(p))
 
 
-def _number(loss: Any) -> float:
-    return float(loss.detach() if isinstance(loss, Tensor) else loss)
-
-
 def _check_settings(settings: dict[str, Any]) -> None:
     for name in ("history_size", "max_evaluations"):
-        value = settings[name]
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name} must be a whole number of at least 1, got {value!r}.")
-    if settings["line_search"] not in LINE_SEARCHES:
-        known = ", ".join(repr(name) for name in LINE_SEARCHES)
-        raise InputError(f"line_search must be one of {known}, got {settings['line_search']!r}.")
+        check_count(name, settings[name])
+    check_one_of("line_search", settings["line_search"], list(LINE_SEARCHES))
     if not 0 < settings["lr"] < math.inf:
         raise InputError(f"lr, the unit of the trial steps, must be positive, got {settings['lr']}.")
     for name in ("curvature_offset", "gradient_tolerance"):

@@ -271,8 +271,8 @@ def test_a_state_resumes_bit_for_bit(settings: dict[str, Any], copied: str) -> N
             {"betas": (0.1, 0.9, 0.99)},
             "alpha must satisfy |alpha| < 1/(1 - beta) = 1.11111 for beta=0.1, got -5.0",
         ),
-        ({"init": "warm"}, "init must be 'zero' or 'first', got 'warm'."),
-        ({"trust_ratio": "some"}, "trust_ratio must be 'all' or 'decayed', got 'some'."),
+        ({"init": "warm"}, "init must be one of 'zero', 'first', got 'warm'."),
+        ({"trust_ratio": "some"}, "trust_ratio must be one of 'all', 'decayed', got 'some'."),
         ({"clip_norm": 0.0}, "clip_norm must be positive, or None for no clipping, got 0.0."),
     ],
 )

@@ -1,0 +1,121 @@
+"""What all optimizers here do alike: call closures, refuse what cannot be stepped on, go through many tensors, check settings."""
+
+# pyright: reportPrivateImportUsage=false
+# torch.optim itself is built on torch._foreach_*: one kernel launch for all tensors instead of one for each.
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from landscape import InputError
+
+Closure = Callable[[], Any]
+
+
+def evaluated(closure: Closure) -> Any:
+    """The closure's loss, evaluated with gradients enabled; InputError if it returns none."""
+    with torch.enable_grad():
+        loss = closure()
+    if loss is None:
+        raise InputError("closure must return the loss, got None; end it with `return loss`.")
+    return loss
+
+
+def required(closure: Closure | None, optimizer: Optimizer) -> Closure:
+    """The closure; InputError if there is none, for optimizers that evaluate it themselves."""
+    if closure is None:
+        raise InputError(
+            f"{type(optimizer).__name__} evaluates the gradient itself: step must be given a closure that zeroes the "
+            "gradients, evaluates the loss, calls backward and returns the loss."
+        )
+    return closure
+
+
+def parameters_of(optimizer: Optimizer) -> list[Tensor]:
+    """All parameters, group after group."""
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def with_gradient(parameters: Sequence[Tensor]) -> list[Tensor]:
+    """The parameters that have one."""
+    return [p for p in parameters if p.grad is not None]
+
+
+def dense_gradients(parameters: Sequence[Tensor]) -> list[Tensor]:
+    """The gradients of parameters that have one; InputError if any is sparse."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    for g in gradients:
+        if g.layout != torch.strided:
+            raise InputError(
+                f"gradients must be dense, got a sparse one for a parameter of shape {tuple(g.shape)}; "
+                "make it dense, for example with sparse=False in nn.Embedding."
+            )
+    return gradients
+
+
+def usable(loss: Any, gradients: Sequence[Tensor]) -> bool:
+    """Whether loss and gradients are finite. If not, a RuntimeWarning says so, and the caller skips its step.
+
+    loss may be None, for unknown. Reads every gradient once and waits for the device once.
+    """
+    if loss is not None and not math.isfinite(number(loss)):
+        what = f"the loss is {number(loss)}"
+    elif not _all_finite(gradients):
+        what = "a gradient is not finite"
+    else:
+        return True
+    warnings.warn(
+        f"step skipped: {what}; parameters and state stay as they are", RuntimeWarning, stacklevel=3
+    )
+    return False
+
+
+def number(loss: Any) -> float:
+    """The loss, a tensor or a number, as a number."""
+    return float(loss.detach() if isinstance(loss, Tensor) else loss)
+
+
+def blocks(tensors: Sequence[Tensor]) -> Iterator[slice]:
+    """Which tensors to update together: all on an accelerator, where launches cost; one at a time on a CPU, so that it
+    stays in the cache from one operation to the next."""
+    if all(t.device.type == "cpu" for t in tensors):
+        yield from (slice(i, i + 1) for i in range(len(tensors)))
+    else:
+        yield slice(None)
+
+
+def check_range(name: str, value: float, *, below: float = math.inf, positive: bool = False) -> None:
+    """InputError unless 0 ≤ value < below (0 < value if positive)."""
+    if not (0 < value < below if positive else 0 <= value < below):
+        interval = f"{'(' if positive else '['}0, {below:g})"
+        raise InputError(f"{name} must be in {interval}, got {value}.")
+
+
+def check_count(name: str, value: Any) -> None:
+    """InputError unless value is a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"{name} must be a whole number of at least 1, got {value!r}.")
+
+
+def check_one_of(name: str, value: Any, known: Sequence[str]) -> None:
+    """InputError unless value is one of the known names."""
+    if value not in known:
+        raise InputError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}.")
+
+
+def _all_finite(gradients: Sequence[Tensor]) -> bool:
+    gradients = [g for g in gradients if g.numel()]
+    if not gradients:
+        return True
+    if all(g.device.type == "cpu" for g in gradients):
+        extremes = [x for g in gradients for x in g.aminmax()]
+    else:  # launches cost, and the loop inside this one is on the device
+        extremes = [x.to(gradients[0].device) for x in torch._foreach_norm(list(gradients), math.inf)]
+    return bool(torch.stack([x.to(torch.float64) for x in extremes]).isfinite().all())
