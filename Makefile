@@ -1,12 +1,13 @@
 # make demo   compare SGD, quasi-Newton and ALTO on the digits data and write a report
 # make test   format, lint, types, tests
+# make peers  install the packages that tests and benchmarks compare with (the extra "bench"); without them those tests are skipped
 # Both set up what they need: a virtual environment in .venv, from the pins in constraints.txt.
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test wheel clean
+.PHONY: demo test peers wheel clean
 
 demo: .venv/.ready
 	$(BIN)/landscape compare digits-mlp --out runs/digits-mlp
@@ -16,6 +17,9 @@ test: .venv/.ready
 	$(BIN)/ruff check
 	$(BIN)/pyright
 	$(BIN)/pytest
+
+peers: .venv/.ready
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[bench]'
 
 wheel: .venv/.ready
 	rm -rf dist

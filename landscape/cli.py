@@ -36,7 +36,8 @@ _LISTS: dict[str, dict[str, Any]] = {
             "nargs": "+",
             "default": ["sgd", "lbfgs", "alto"],
             "metavar": "RECIPE",
-            "help": "sgd, adamw, lbfgs, alto, e-sgd, e-adamw, with settings as in 'alto(lr=0.01, epochs=500)', named as in "
+            "help": "sgd, adamw, lbfgs, alto, lamb, e-sgd, e-adamw, qhm, sam, nso, clr, rs, sa, with settings as in "
+            "'alto(lr=0.01, epochs=500)', named as in "
             "'slow=sgd(lr=0.01)', or your own as package.module:attribute.",
         }
     },

@@ -87,8 +87,8 @@ def train(
 
     Args:
         problem: digits-mlp, digits-cnn, mnist-fcp, mnist-lenet, or your own as package.module:attribute.
-        optimizer: a recipe: sgd, adamw, lbfgs, alto, e-sgd, e-adamw, alone or with settings as in
-            'alto(lr=0.01, epochs=500)', or your own as package.module:attribute.
+        optimizer: a recipe: sgd, adamw, lbfgs, alto, lamb, e-sgd, e-adamw, qhm, sam, nso, clr, rs, sa, alone or with
+            settings as in 'alto(lr=0.01, epochs=500)', or your own as package.module:attribute.
         seed: of initialisation and order of the data.
         out: file for the solution; by default runs/PROBLEM/solutions/OPTIMIZER-SEED.npz.
         dtype: precision of parameters and data.

@@ -91,6 +91,52 @@ def ring(dim: int = 2) -> Objective:
     return Objective([f], dim)
 
 
+def ladder() -> Objective:
+    """Steps down a slope, one dimension: f = 1/(x/20 · sin²2x + ln(x+1)), for x > 0.
+
+    f₁ of Zhao et al. (arXiv 2510.27153). Minima 4.085332 .552237, 5.589321 .463896, 7.129593 .408712, 8.683623 .370202
+    and on, each deeper than the one before, with maxima between them at 4.612052, 6.226904, 7.817499, …
+    """
+
+    def f(theta: Tensor) -> Tensor:
+        (x,) = theta
+        return 1 / (0.05 * x * torch.sin(2 * x) ** 2 + torch.log(x + 1))
+
+    return Objective([f], 1)
+
+
+def ravine(growth: float = 4.0) -> Objective:
+    """A straight valley that narrows on both sides: f = ½(1 + a x²) y², with a = ``growth``.
+
+    Every y = 0 is a minimum with f = 0 and the Hessian diag(0, 1 + a x²): the flattest is at x = 0, and gradients push
+    towards it only off the floor.
+    """
+    if not growth > 0:
+        raise InputError(f"growth must be positive, since the valley narrows away from x = 0; got {growth}.")
+
+    def f(theta: Tensor) -> Tensor:
+        x, y = theta
+        return 0.5 * (1 + growth * x**2) * y**2
+
+    return Objective([f], 2)
+
+
+def cardioid() -> Objective:
+    """A heart-shaped valley: f = ((r² + x)² − r²)², r² = x² + y².
+
+    f = 0 on the curve r = 1 − cos φ (φ the angle from the x axis) and nowhere else: one closed valley through (−2, 0), (0, ±1)
+    and its cusp at the origin. Along it the Hessian has the eigenvalues 0 and 16 r³, from 128 at (−2, 0) down to 0 at the
+    cusp, the flattest point.
+    """
+
+    def f(theta: Tensor) -> Tensor:
+        x, y = theta
+        square = x**2 + y**2
+        return ((square + x) ** 2 - square) ** 2
+
+    return Objective([f], 2)
+
+
 def lennard_jones(atoms: int = 7, dim: int = 3) -> Objective:
     """A cluster of atoms that attract at a distance and repel when close: f = 4 Σ_{i<j} (r_ij⁻¹² − r_ij⁻⁶).
 

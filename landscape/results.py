@@ -296,3 +296,21 @@ class Summary(Record):
     high: Array
     counts: Array
     confidence: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Track(Record):
+    """Numbers followed along one training run: ``values[name]`` (T,) at ``steps`` (T,), of an optimizer and a seed."""
+
+    label: str
+    seed: int
+    steps: Array
+    values: dict[str, Array]
+
+    def __post_init__(self) -> None:
+        for name, values in self.values.items():
+            if np.shape(values) != np.shape(self.steps):
+                raise InputError(
+                    f"the track {self.label}/{self.seed} has {np.size(values)} values of {name!r} at "
+                    f"{np.size(self.steps)} steps; give one a step."
+                )

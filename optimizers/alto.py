@@ -13,8 +13,9 @@ from typing import Any
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from .e import Init, adapt, average_of, check_adaptor
-from .lamb import LayerwiseAdam, TrustRatio, check_betas
+from .e import Init, adapted, average_of, check_adaptor
+from .lamb import LayerwiseAdam, check_betas
+from .lamb_rule import TrustRatio
 
 
 class ALTO(LayerwiseAdam):
@@ -65,9 +66,11 @@ class ALTO(LayerwiseAdam):
         }
         super().__init__(params, defaults)
 
-    def _adapt(self, group: dict[str, Any], states: list[dict[str, Any]], gradients: list[Tensor]) -> None:
+    def _seen(
+        self, group: dict[str, Any], states: list[dict[str, Any]], gradients: list[Tensor]
+    ) -> list[Tensor]:
         averages = [average_of(state, g, group["init"]) for state, g in zip(states, gradients, strict=True)]
-        adapt(gradients, averages, alpha=group["alpha"], beta=group["betas"][0])
+        return adapted(gradients, averages, alpha=group["alpha"], beta=group["betas"][0])
 
     def _check(self, settings: dict[str, Any]) -> None:
         check_betas(settings["betas"], ("E", "first moment", "second moment"))

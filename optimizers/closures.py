@@ -13,6 +13,8 @@ from landscape import InputError, Objective
 from landscape.networks import LossFn, batch_loss
 from landscape.problems import Data, batches, examples, select
 
+from .contract import check_count
+
 
 class DataClosure:
     """The mean loss of a model over data, and its gradient in p.grad: what ``optimizer.step(closure)`` calls.
@@ -34,6 +36,8 @@ class DataClosure:
         self.count = examples(data)
         if not self.count:
             raise InputError("the data hold no example; give at least one.")
+        if piece is not None:
+            check_count("piece", piece)
         self.piece = piece or self.count
         self.spent = {"gradients": 0, "losses": 0}  # in examples
 
@@ -49,6 +53,7 @@ class DataClosure:
 
     def sample(self, count: int, generator: torch.Generator) -> DataClosure:
         """The closure of ``count`` examples drawn uniformly, without replacement; all of them if there are no more."""
+        check_count("count", count)
         if count >= self.count:
             return self
         if count == 1:
@@ -78,7 +83,12 @@ class ObjectiveClosure:
     """
 
     def __init__(self, objective: Objective, theta: nn.Parameter) -> None:
-        objective.point(theta)
+        point = objective.point(theta)
+        if theta.ndim != 1 or (theta.dtype, theta.device) != (point.dtype, point.device):
+            raise InputError(
+                f"theta must be one point ({objective.dim},) in {point.dtype} on {point.device}, as the objective is, got "
+                f"shape {tuple(theta.shape)} in {theta.dtype} on {theta.device}."
+            )
         self.objective, self.theta = objective, theta
 
     def __call__(self) -> Tensor:
@@ -92,6 +102,7 @@ class ObjectiveClosure:
 
     def sample(self, count: int, generator: torch.Generator) -> ObjectiveClosure:
         """The closure of ``count`` terms drawn uniformly without replacement, scaled so that its mean is the whole."""
+        check_count("count", count)
         terms = self.objective.terms
         if count >= len(terms):
             return self

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -71,10 +72,20 @@ def usable(loss: Any, gradients: Sequence[Tensor]) -> bool:
         what = "a gradient is not finite"
     else:
         return True
-    warnings.warn(
-        f"step skipped: {what}; parameters and state stay as they are", RuntimeWarning, stacklevel=3
-    )
+    warn(f"step skipped: {what}; parameters and state stay as they are")
     return False
+
+
+def warn(message: str) -> None:
+    """A RuntimeWarning at the line that called the optimizer: the first outside PyTorch, which wraps ``step`` in hooks,
+    schedulers and more, and outside this package."""
+    frame, level = sys._getframe(1), 2
+    while frame and frame.f_globals.get("__name__", "").partition(".")[0] in (
+        "torch",
+        __name__.partition(".")[0],
+    ):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, RuntimeWarning, stacklevel=level)
 
 
 def number(loss: Any) -> float:
@@ -115,7 +126,9 @@ def _all_finite(gradients: Sequence[Tensor]) -> bool:
     if not gradients:
         return True
     if all(g.device.type == "cpu" for g in gradients):
-        extremes = [x for g in gradients for x in g.aminmax()]
-    else:  # launches cost, and the loop inside this one is on the device
-        extremes = [x.to(gradients[0].device) for x in torch._foreach_norm(list(gradients), math.inf)]
-    return bool(torch.stack([x.to(torch.float64) for x in extremes]).isfinite().all())
+        # A sum is finite only if all its terms are. One that overflows says nothing, and then the terms are looked at.
+        sums = torch.stack([g.sum() for g in gradients])
+        return bool(sums.sum().isfinite()) or all(bool(g.isfinite().all()) for g in gradients)
+    # On an accelerator launches cost, and the loop inside this one is there.
+    largest = torch._foreach_norm(gradients, math.inf)
+    return bool(torch.stack([x.to(gradients[0].device) for x in largest]).isfinite().all())

@@ -91,21 +91,31 @@ class E(Adaptor):
 
 
 def adapt(gradients: list[Tensor], averages: list[Tensor], *, alpha: float, beta: float) -> None:
-    """Every gradient g becomes u = (1−c) g + c e, c = −α(1−β); then every e becomes βe + (1−β)g. Both in place."""
-    for some in blocks(gradients):
-        _adapt(gradients[some], averages[some], alpha=alpha, beta=beta)
-
-
-def _adapt(g: list[Tensor], e: list[Tensor], *, alpha: float, beta: float) -> None:
+    """Every gradient g becomes u = (1−c) g + c e, c = −α(1−β), and every e becomes βe + (1−β)g. Both in place."""
     c = -alpha * (1 - beta)
-    if beta < 0.5:  # the form below divides by β, and would lose digits
-        u = torch._foreach_lerp(g, e, c)
-        torch._foreach_lerp_(e, g, 1 - beta)
-        torch._foreach_copy_(g, u)
-        return
+    if c > 0.5:  # the form below divides by 1 − c, and would lose digits
+        for some in blocks(gradients):
+            u = adapted(gradients[some], averages[some], alpha=alpha, beta=beta)
+            torch._foreach_copy_(gradients[some], u)
+    elif all(g.device.type == "cpu" for g in gradients):
+        for g, e in zip(gradients, averages, strict=True):
+            _adapt(Tensor.lerp_, g, e, c, beta)
+    else:
+        _adapt(torch._foreach_lerp_, gradients, averages, c, beta)
+
+
+def adapted(g: list[Tensor], e: list[Tensor], *, alpha: float, beta: float) -> list[Tensor]:
+    """The u of every gradient g, which stays; every e becomes βe + (1−β)g in place."""
+    u = list(torch._foreach_lerp(g, e, -alpha * (1 - beta)))
     torch._foreach_lerp_(e, g, 1 - beta)
-    if c:  # with the new average u = (1 − c/β) g + (c/β) e, which needs no third tensor
-        torch._foreach_lerp_(g, e, c / beta)
+    return u
+
+
+def _adapt(lerp_: Callable[..., Any], g: Any, e: Any, c: float, beta: float) -> None:
+    """By lerp_(a, b, w), which makes a into a + w(b − a). No third tensor: e follows from u, as u − e = (1−c)(g − e)."""
+    if c:
+        lerp_(g, e, c)
+    lerp_(e, g, (1 - beta) / (1 - c))
 
 
 def average_of(state: dict[str, Any], gradient: Tensor, init: Init) -> Tensor:

@@ -15,13 +15,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from landscape import InputError, Parameters, Problem, Solution
-from landscape.networks import LossFn, batch_loss, placed
-from landscape.problems import SPLITS, Data, batches, examples, select
+from landscape.networks import LossFn, placed
+from landscape.problems import SPLITS, Data, examples, select
 from landscape.progress import progress
 from landscape.records import versions
 from landscape.results import NAN
 
-from .lbfgs import LBFGS
+from .closures import DataClosure
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 ScheduleFactory = Callable[[Optimizer], LRScheduler]
@@ -144,6 +144,7 @@ class _Run:
                 advance(note=f"loss {loss:.3g}")
                 if converged:
                     return f"converged in epoch {epoch}"
+        self._finish()
         return f"ran {epochs} epochs"
 
     def _epoch(self, *, left: int) -> float:
@@ -156,47 +157,37 @@ class _Run:
         )
         seen = 0.0
         for i, index in enumerate(pieces):
-            if full_batch or (left + 1) * len(pieces) - i <= (self.tail.maxlen or 0):
-                self.tail.append(
-                    (self.parameters.theta(self.model), self.optimizer.param_groups[0].get("lr", NAN))
-                )
+            kept = full_batch or (left + 1) * len(pieces) - i <= (self.tail.maxlen or 0)
+            before = self.parameters.theta(self.model) if kept else None
             batch = self.train_data if index is None else select(self.train_data, index)
             seen += float(self._step(batch)) * examples(batch) / self.count
+            if before is not None:
+                self.tail.append((before, rate_of(self.optimizer)))
             if not np.isfinite(seen):
                 break
         return seen
 
     def _step(self, batch: Data) -> Tensor:
-        share = examples(batch) / self.count
+        closure = self._closure(batch)
+        loss = self.optimizer.step(closure)  # type: ignore[arg-type]
+        self.gradients += closure.spent["gradients"] / self.count
+        self.losses += closure.spent["losses"] / self.count
+        return torch.as_tensor(loss).detach()
 
-        def closure() -> Tensor:
-            self.optimizer.zero_grad()
-            self.gradients += share
-            return self._loss(batch, backward=True)
+    def _finish(self) -> None:
+        """Let an optimizer that chose another iterate than the last (RS and SA can) put it in place."""
+        last = self.parameters.theta(self.model)
+        getattr(self.optimizer, "finish", lambda: None)()
+        if not last.equal(self.parameters.theta(self.model)):
+            self.tail.clear()
 
-        def loss_only() -> Tensor:
-            self.losses += share
-            return self._loss(batch)
-
-        if isinstance(self.optimizer, LBFGS):
-            return torch.as_tensor(self.optimizer.step(closure, loss_only)).detach()
-        return torch.as_tensor(self.optimizer.step(closure)).detach()  # type: ignore[arg-type]
-
-    def _loss(self, data: Data, *, backward: bool = False) -> Tensor:
-        """The mean loss over the data, evaluated in pieces; with backward, gradients add up in the parameters."""
-        parts, count = [], examples(data)
-        for piece in batches(data, self.problem.batch_size):
-            loss = batch_loss(self.model, self.problem.loss_fn, piece) * (examples(piece) / count)
-            if backward:
-                loss.backward()
-            parts.append(loss.detach())
-        return torch.stack(parts).sum()
+    def _closure(self, data: Data) -> DataClosure:
+        return DataClosure(self.model, self.problem.loss_fn, data, piece=self.problem.batch_size)
 
     def _measure(self, epoch: int) -> None:
         self.model.eval()
-        with torch.no_grad():
-            train = float(self._loss(self.train_data))
-            held_out = NAN if self.validation_data is None else float(self._loss(self.validation_data))
+        train = float(self._closure(self.train_data).loss())
+        held_out = NAN if self.validation_data is None else float(self._closure(self.validation_data).loss())
         self.curve.append((epoch, train, held_out))
         if train <= self.best[0]:
             state = {name: t.detach().clone() for name, t in self.model.state_dict().items()}
@@ -233,13 +224,19 @@ class _Run:
             curve_train=curve[:, 1],
             curve_validation=curve[:, 2],
             tail=torch.stack([*tail, theta]).cpu().numpy() if tail else np.zeros((0, theta.numel())),
-            tail_lr=np.array([float(lr) for _, lr in self.tail]),
+            tail_lr=np.array([lr for _, lr in self.tail]),
             gradients=self.gradients,
             losses=self.losses,
             status=status,
             about=about,
         )
         return replace(found, **_losses(self.problem, found, theta))
+
+
+def rate_of(optimizer: Optimizer) -> float:
+    """The learning rate of an optimizer's last step: that which it chose itself (CLR), or its first group's."""
+    chosen = getattr(optimizer, "rate", None)
+    return float(optimizer.param_groups[0].get("lr", NAN) if chosen is None else chosen)
 
 
 def _losses(problem: Problem, found: Solution, theta: Tensor) -> dict[str, float]:

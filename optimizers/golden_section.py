@@ -8,25 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
-from landscape import InputError
+from .line_search import SearchResult, check_positive, check_search
 
 TRIALS = (0.2, 0.8, 1.6, 3.2)
 GOLDEN = (
     0.382  # 1 − 1/golden ratio: the share cut off at a section; a first step that is too long shrinks to it
 )
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """Where a line search ended: φ(alpha) = value (inf if not finite), after how many evaluations, and why there."""
-
-    alpha: float
-    value: float
-    evaluations: int
-    message: str
 
 
 def golden_section_search(
@@ -52,7 +41,8 @@ def golden_section_search(
     Raises:
         InputError: start not finite, step or tolerance not positive, max_evaluations < 1.
     """
-    _check(start, step, max_evaluations, tolerance)
+    check_search(start, step, max_evaluations)
+    check_positive("tolerance", tolerance)
     trial = _Trials(phi, max_evaluations)
     bracket, message = _bracket(trial, start, step)
     if bracket.high is not None:
@@ -129,15 +119,3 @@ def _narrowed(
         else:
             low, high = (low, new) if upward else (new, high)
     return _Bracket(low, mid, high), "the bracket is within the tolerance"
-
-
-def _check(start: float, step: float, max_evaluations: int, tolerance: float) -> None:
-    if not math.isfinite(start):
-        raise InputError(
-            f"start, the value φ(0), must be finite, got {start}; begin where the loss is defined."
-        )
-    for name, value in {"step": step, "tolerance": tolerance}.items():
-        if not 0 < value < math.inf:
-            raise InputError(f"{name} must be a positive number, got {value}.")
-    if max_evaluations < 1:
-        raise InputError(f"max_evaluations must be at least 1, got {max_evaluations}.")

@@ -12,13 +12,13 @@ In the notation of ALTO's Algorithm 2, with φ(x) = x + ε₃, for every tensor 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
@@ -34,9 +34,8 @@ from .contract import (
     usable,
     with_gradient,
 )
+from .lamb_rule import LambRule, TrustRatio, wide
 
-TrustRatio = Literal["all", "decayed"]
-PHI_EPS = 1e-10  # ε₃: lets a tensor that is zero move
 CLIP_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 
 
@@ -53,37 +52,47 @@ class LayerwiseAdam(Optimizer, ABC):
         """The closure's loss (None without one), after one step. It is called once, with gradients enabled."""
         loss = None if closure is None else evaluated(closure)
         gradients = dense_gradients(parameters_of(self))
-        if not usable(loss, gradients):
+        clip_norm = self.param_groups[0]["clip_norm"]
+        norm = math.nan if clip_norm is None else _total_norm(gradients)
+        if not usable(loss, [] if math.isfinite(norm) else gradients):  # a finite norm has no other terms
             return loss
-        factor = _clip_factor(gradients, self.param_groups[0]["clip_norm"])
+        factor = 1.0 if clip_norm is None else min(1.0, clip_norm / (norm + CLIP_EPS))
         for group in self.param_groups:
             thetas = with_gradient(group["params"])
-            for some in blocks(thetas):
-                self._step_block(group, thetas[some], factor)
+            for device in dict.fromkeys(p.device for p in thetas):
+                self._step_group(group, [p for p in thetas if p.device == device], factor)
         return loss
 
-    def _step_block(self, group: dict[str, Any], thetas: list[Tensor], factor: float) -> None:
-        sign = -1.0 if group["maximize"] else 1.0
-        gradients = [g * (factor * sign) for g in dense_gradients(thetas)]  # own tensors, p.grad stays
-        states = [self.state[p] for p in thetas]
-        for state, gradient in zip(states, gradients, strict=True):
-            state.setdefault("m", torch.zeros_like(gradient))
-            state.setdefault("v", torch.zeros_like(gradient))
-            state["step"] = state.get("step", 0) + 1
-        self._adapt(group, states, gradients)
-        lamb_update(
-            thetas,
-            gradients,
-            [state["m"] for state in states],
-            [state["v"] for state in states],
-            [state["step"] for state in states],
-            betas=tuple(group["betas"][-2:]),
-            **{key: group[key] for key in ("lr", "eps", "weight_decay", "bias_correction", "trust_ratio")},
-        )
+    def _step_group(self, group: dict[str, Any], thetas: list[Tensor], factor: float) -> None:
+        factor = -factor if group["maximize"] else factor
+        shared = {key: group[key] for key in ("eps", "weight_decay", "bias_correction", "trust_ratio")}
+        rule = LambRule(lr=float(group["lr"]), betas=tuple(group["betas"][-2:]), **shared)
+        for some in blocks(thetas):
+            gradients = dense_gradients(thetas[some])
+            if factor != 1:
+                gradients = list(torch._foreach_mul(gradients, factor))  # p.grad stays whole
+            states = [self._state(p) for p in thetas[some]]
+            u = self._seen(group, states, gradients)
+            m, v, steps = ([state[key] for state in states] for key in ("m", "v", "step"))
+            if thetas[0].device.type == "cpu":
+                for one in zip(thetas[some], u, m, v, steps, strict=True):
+                    rule.one(*one)
+            else:
+                rule.together(thetas[some], u, m, v, steps)
 
-    def _adapt(self, group: dict[str, Any], states: list[dict[str, Any]], gradients: list[Tensor]) -> None:
-        """Change the gradients in place before the moments see them; by default they stay."""
-        return
+    def _state(self, theta: Tensor) -> dict[str, Any]:
+        """The state of one tensor, made at its first gradient, with its steps counted, this one included."""
+        state = self.state[theta]
+        if not state:
+            state.update(step=0, m=torch.zeros_like(theta), v=torch.zeros_like(theta))
+        state["step"] += 1
+        return state
+
+    def _seen(
+        self, group: dict[str, Any], states: list[dict[str, Any]], gradients: list[Tensor]
+    ) -> list[Tensor]:
+        """What the moments see in place of the gradients, which must stay as they are."""
+        return gradients
 
     @abstractmethod
     def _check(self, settings: dict[str, Any]) -> None:
@@ -143,44 +152,6 @@ class Lamb(LayerwiseAdam):
         check_betas(settings["betas"], ("first moment", "second moment"))
 
 
-def lamb_update(
-    thetas: list[Tensor],
-    gradients: list[Tensor],
-    m: list[Tensor],
-    v: list[Tensor],
-    steps: list[int],
-    *,
-    lr: float,
-    betas: tuple[float, ...],
-    eps: float,
-    weight_decay: float,
-    bias_correction: bool,
-    trust_ratio: TrustRatio,
-) -> None:
-    """One step on lists of tensors; thetas, m and v change in place, gradients do not.
-
-    ``steps`` counts each tensor's steps, this one included.
-    """
-    beta2, beta3 = betas
-    torch._foreach_lerp_(m, gradients, 1 - beta2)
-    torch._foreach_mul_(v, beta3)
-    torch._foreach_addcmul_(v, gradients, gradients, 1 - beta3)
-
-    # Without bias correction m̂ and v̂ are m and v.
-    r = list(torch._foreach_div(m, [1 - beta2**k if bias_correction else 1.0 for k in steps]))
-    root = torch._foreach_div(v, [1 - beta3**k if bias_correction else 1.0 for k in steps])
-    torch._foreach_sqrt_(root)
-    torch._foreach_add_(root, eps)
-    torch._foreach_div_(r, root)
-    torch._foreach_add_(r, thetas, alpha=weight_decay)
-
-    if trust_ratio == "all":
-        torch._foreach_mul_(r, _trust_ratios(thetas, r, eps))
-    elif weight_decay != 0:
-        torch._foreach_mul_(r, _plain_trust_ratios(thetas, r))
-    torch._foreach_add_(thetas, r, alpha=-float(lr))
-
-
 def check_betas(betas: Any, of: tuple[str, ...]) -> None:
     """InputError unless there is one number in [0, 1) for each name in ``of``."""
     if not isinstance(betas, tuple | list) or len(betas) != len(of):
@@ -191,23 +162,10 @@ def check_betas(betas: Any, of: tuple[str, ...]) -> None:
         check_range(f"betas[{i}]", value, below=1)
 
 
-def _trust_ratios(thetas: list[Tensor], r: list[Tensor], eps: float) -> list[Tensor]:
-    """φ(‖θ‖) / (‖r‖ + ε₂ φ(‖θ‖)) for every tensor."""
-    phi = torch._foreach_add(torch._foreach_norm(thetas), PHI_EPS)
-    return list(torch._foreach_div(phi, torch._foreach_add(torch._foreach_norm(r), phi, alpha=eps)))
-
-
-def _plain_trust_ratios(thetas: list[Tensor], r: list[Tensor]) -> list[Tensor]:
-    """‖θ‖/‖r‖ for every tensor, 1 where either is zero."""
-    norms = zip(torch._foreach_norm(thetas), torch._foreach_norm(r), strict=True)
-    return [torch.where((w > 0) & (s > 0), w / s, torch.ones_like(w)) for w, s in norms]
-
-
-def _clip_factor(gradients: list[Tensor], clip_norm: float | None) -> float:
-    """What shortens the gradients together so that their common norm is at most clip_norm."""
-    if clip_norm is None or not gradients:
-        return 1.0
-    return min(1.0, clip_norm / (float(get_total_norm(gradients)) + CLIP_EPS))
+def _total_norm(gradients: list[Tensor]) -> float:
+    """Of all gradients as one vector."""
+    norms = torch._foreach_norm(gradients, 2, dtype=wide(gradients)) if gradients else [torch.zeros(())]
+    return float(torch.linalg.vector_norm(torch.stack([n.to(norms[0].device) for n in norms])))
 
 
 def _check_settings(settings: dict[str, Any], groups: Sequence[dict[str, Any]]) -> None:

@@ -1,15 +1,16 @@
-"""L-BFGS with a line search that needs only values of the loss, for full batches.
+"""L-BFGS for full batches, with a line search over values of the loss alone or over values and slopes.
 
-L-BFGS-GSS of Yu and Morozov (arXiv 2602.21276, and their code): the two-loop recursion over the last 10 pairs
-(Nocedal and Wright, Numerical Optimization, Algorithm 7.4), golden-section search along the direction, and an
-empty memory whenever the pairs cannot be trusted.
+With golden-section search it is L-BFGS-GSS of Yu and Morozov (arXiv 2602.21276, and their code): the two-loop
+recursion over the last 10 pairs (Nocedal and Wright, Numerical Optimization, Algorithm 7.4), and an empty memory
+whenever the pairs cannot be trusted.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -18,14 +19,31 @@ from torch.optim.optimizer import ParamsT
 
 from landscape import InputError
 
-from .contract import check_count, check_one_of, check_range, dense_gradients, evaluated, number
-from .golden_section import SearchResult, golden_section_search
-from .two_loop import two_loop
+from .contract import Closure, check_count, check_one_of, check_range, required
+from .flat_loss import FlatLoss, Point, Ray
+from .golden_section import golden_section_search
+from .line_search import SearchResult
+from .strong_wolfe import strong_wolfe_search
+from .two_loop import trusted, two_loop
 
-LINE_SEARCHES: dict[str, Callable[..., SearchResult]] = {"golden-section": golden_section_search}
-MIN_COSINE = 1e-4  # of s and y, from the paper's code: below it a pair says nothing about the curvature
-# What the first trial along the gradient shrinks by, in turn, while the loss will not fall.
-GRADIENT_STEPS = (1.0, 1e-3, 1e-6, 1e-9, 1e-12, 1e-15)
+
+@dataclass(frozen=True)
+class LineSearch:
+    """A line search and how L-BFGS uses it: with slopes or without, at how many evaluations by default, and what the
+    first trial along the gradient shrinks by, in turn, while the loss will not fall."""
+
+    search: Callable[..., SearchResult]
+    slopes: bool
+    max_evaluations: int
+    restarts: tuple[float, ...]
+
+
+LINE_SEARCHES = {
+    "golden-section": LineSearch(
+        golden_section_search, slopes=False, max_evaluations=6, restarts=(1.0, 1e-3, 1e-6, 1e-9, 1e-12, 1e-15)
+    ),
+    "strong-wolfe": LineSearch(strong_wolfe_search, slopes=True, max_evaluations=20, restarts=(1.0,)),
+}
 
 _NEW, _DOWN, _GRADIENT, _UPHILL, _STUCK, _FLAT = range(6)
 _STATUS = (
@@ -39,51 +57,68 @@ _STATUS = (
 
 
 class LBFGS(Optimizer):
-    """Limited-memory BFGS on the loss over all data; one step is one iteration.
+    """Limited-memory BFGS on the loss over all data.
 
-    The direction is −Hg with H from the last pairs s = Δθ, y = Δg; along it a line search looks at loss values
-    only. Where Hg is zero or not finite, or cos(s, y) < 1e-4, the memory is emptied and the direction is −g.
-    Cost of a step: one gradient and at most max_evaluations losses, and up to six times as many more where no
-    trial lowers the loss. Memory: 2 history_size + 6 vectors like θ.
+    The direction is −Hg with H from the last pairs s = Δθ, y = Δg; a line search says how far. Where −Hg is zero,
+    not finite or uphill, or cos(s, y) ≤ min_cosine, the memory is emptied and the direction is −g.
+
+    Cost of an iteration: with golden section one gradient and at most max_evaluations losses (3 to 6), and up to six
+    times as many more where no trial lowers the loss; with strong Wolfe at most max_evaluations gradients (mostly
+    one), twice that where none lowers it, and one gradient more a step. Memory: 2 history_size + 9 vectors like θ.
 
     Args:
         params: floating-point tensors of one dtype and device, in one group: L-BFGS sees one vector.
         history_size: pairs kept.
-        line_search: "golden-section".
-        max_evaluations: losses a search may take.
-        lr: the unit of the search's trial steps.
-        safeguard: no step raises the loss. If no trial lowers it, the memory is emptied and ever shorter steps
-            along −g are tried; if none helps, θ stays and ``converged`` is true. False takes the search's last
-            trial even if it lies higher, as the paper does.
+        line_search: "golden-section" looks at losses only, as in the paper. "strong-wolfe" looks at gradients too.
+        max_evaluations: what a search may take; None is 6 for golden section, the paper's, and 20 for strong Wolfe.
+        lr: the unit of the search's trials (0.2, 0.8, … of it in golden section, 1 in strong Wolfe; there the first
+            trial along a gradient is lr · min(1, 1/‖g‖₁)).
+        iterations: how many a step takes. Within a step strong Wolfe evaluates no gradient twice: each search hands its
+            last one on. A new step starts with a gradient of its own, since the loss may be another.
+        safeguard: no iteration raises the loss. If no trial lowers it, the memory is emptied and −g is tried, in golden
+            section with ever shorter steps; if that does not help, θ stays and ``converged`` is true. False takes the
+            last trial of a golden section even if it lies higher, as the paper does.
         curvature_offset: δ in ρ = 1/(y·s + δ). The paper has 1e-6, which switches the curvature off once y·s,
             quadratic in the step, falls below it; the check on cos(s, y) makes it unnecessary. Powell's singular
             function is left at 1e-7 with it, at 1e-19 without.
+        min_cosine: of s and y in a pair that is trusted; 1e-4 is the paper's. Where the Hessian is singular at the minimum
+            it empties the memory all the time, and 1e-8 comes far deeper.
+        gradient_tolerance: θ stays, and ``converged`` is true, once max |gᵢ| is not above it.
+        maximize: climb instead.
 
     Raises:
-        InputError: a setting outside its range; a loss or gradient that is not finite at the start of a step
+        InputError: a setting outside its range; a loss or gradient that is not finite where an iteration starts
             (the memory is emptied, so that the run may go on from other parameters); a sparse gradient.
     """
+
+    evaluates_closure = True
 
     def __init__(
         self,
         params: ParamsT,
         history_size: int = 10,
         line_search: str = "golden-section",
-        max_evaluations: int = 6,
+        max_evaluations: int | None = None,
         *,
         lr: float = 1.0,
+        iterations: int = 1,
         safeguard: bool = True,
         curvature_offset: float = 0.0,
+        min_cosine: float = 1e-4,
         gradient_tolerance: float = 0.0,
+        maximize: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
             "history_size": history_size,
             "line_search": line_search,
             "max_evaluations": max_evaluations,
+            "iterations": iterations,
             "safeguard": safeguard,
             "curvature_offset": curvature_offset,
+            "min_cosine": min_cosine,
             "gradient_tolerance": gradient_tolerance,
+            "maximize": maximize,
         }
         super().__init__(params, defaults)
 
@@ -108,79 +143,93 @@ class LBFGS(Optimizer):
 
     @property
     def status(self) -> str:
-        """How the last step ended, in words."""
+        """How the last iteration ended, in words."""
         return _STATUS[self._memory.get("outcome", _NEW)]
 
     @property
     def converged(self) -> bool:
-        """Whether the last step stayed: the gradient is within its tolerance, or no step along it lowers the loss."""
+        """Whether the last iteration stayed: the gradient is within its tolerance, or no step along it lowers the loss."""
         return self._memory.get("outcome", _NEW) in (_STUCK, _FLAT)
 
     @torch.no_grad()
     def step(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, closure: Callable[[], Any], loss: Callable[[], Any] | None = None
+        self, closure: Closure, loss: Callable[[], Any] | None = None
     ) -> Any:
-        """The closure's loss at the parameters before this step, after one iteration.
+        """The closure's loss at the parameters before this step, after ``iterations`` iterations (fewer if it converges).
 
         Args:
             closure: zeroes the gradients, evaluates the loss, calls backward and returns the loss.
-            loss: returns the same loss and does nothing else; called without gradients, for the line search's
-                trials. Without it they call the closure, at the price of a gradient each.
+            loss: returns the same loss and does nothing else; called without gradients, for the trials of a golden
+                section. By default ``closure.loss``, which the closures of this package have; where there is
+                none, trials call the closure, at the price of a gradient each.
+
+        If a closure raises, the parameters stay at the last iterate.
         """
-        theta = self._theta()
-        found = self._with_gradient(closure)
-        value, gradient = number(found), self._gradient()
-        if not (math.isfinite(value) and gradient.isfinite().all()):
-            self._forget()
-            what = "the gradient is not finite" if math.isfinite(value) else f"the loss is {value}"
-            raise InputError(
-                f"{what} at the parameters given to step; start where loss and gradient are finite."
-            )
-        if gradient.abs().max() <= self.param_groups[0]["gradient_tolerance"]:
-            self._memory["outcome"] = _FLAT
-            return found
-        if self.converged and self._unchanged(theta, gradient):
-            return found
-        self._remember(theta, gradient)
-        accepted = theta
+        group, memory = self.param_groups[0], self._memory
+        loss = loss or getattr(closure, "loss", None)
+        function = FlatLoss(
+            group["params"], required(closure, self), loss, counts=memory, maximize=group["maximize"]
+        )
+        found, here = function.here()
         try:
-            accepted = self._searched(theta, value, gradient, self._evaluation(closure, loss))
+            for _ in range(group["iterations"]):
+                here = self._iterated(function, here)
+                if self.converged:
+                    break
         finally:
-            self._place(accepted)  # θ again if a trial was interrupted
+            function.place(here.theta)
         return found
 
-    def _searched(self, theta: Tensor, value: float, gradient: Tensor, loss: Callable[[], float]) -> Tensor:
-        """The next θ; records how the search ended."""
-        group, memory = self.param_groups[0], self._memory
-
-        def along(direction: Tensor, step: float) -> SearchResult:
-            def phi(alpha: float) -> float:
-                self._place(torch.add(theta, direction, alpha=alpha))
-                return loss()
-
-            search = LINE_SEARCHES[group["line_search"]]
-            return search(phi, value, step=step, max_evaluations=group["max_evaluations"])
-
-        if gradient.any():
-            direction = self._direction(gradient)
-            result = along(direction, group["lr"])
-            if result.value < value or (not group["safeguard"] and math.isfinite(result.value)):
-                memory["outcome"] = _DOWN if result.value < value else _UPHILL
-                return torch.add(theta, direction, alpha=result.alpha)
-            tried = 0 if memory["steps"] else 1  # with an empty memory that was the gradient already
+    def _iterated(self, function: FlatLoss, here: Point) -> Point:
+        """The next iterate, or the same if there is none; the memory says which."""
+        if here.gradient is None:
+            here = function.at(here.theta, gradient=True)
+        gradient, memory = cast(Tensor, here.gradient), self._memory
+        if here.fault:
             self._forget()
-            for shrink in GRADIENT_STEPS[tried:]:
-                result = along(-gradient, shrink * group["lr"])
-                if result.value < value:
-                    memory["outcome"] = _GRADIENT
-                    return torch.add(theta, -gradient, alpha=result.alpha)
-        memory["outcome"] = _STUCK
-        return theta
+            raise InputError(
+                f"{here.fault} where an iteration starts; go on from parameters where loss and gradient are finite."
+            )
+        if gradient.abs().max() <= self.param_groups[0]["gradient_tolerance"]:
+            memory["outcome"] = _FLAT
+        elif not (memory.get("outcome") == _STUCK and self._unchanged(here.theta, gradient)):
+            self._remember(here.theta, gradient)
+            here, memory["outcome"] = self._searched(function, here, gradient)
+        return here
+
+    def _searched(self, function: FlatLoss, here: Point, gradient: Tensor) -> tuple[Point, int]:
+        """Where the searches led, and how they ended."""
+        group, memory = self.param_groups[0], self._memory
+        kind = LINE_SEARCHES[group["line_search"]]
+
+        def along(direction: Tensor, shrink: float) -> Point:
+            step = shrink * group["lr"]
+            if kind.slopes and not memory["steps"]:
+                step *= min(1.0, 1 / float(gradient.abs().sum()))
+            ray = Ray(function, here, direction, slopes=kind.slopes)
+            budget = group["max_evaluations"] or kind.max_evaluations
+            result = kind.search(ray, ray.start, step=step, max_evaluations=budget)
+            return ray.point(result.alpha, result.value)
+
+        if not gradient.any():
+            return here, _STUCK
+        found = along(self._direction(gradient), 1.0)
+        if found.loss < here.loss:
+            return found, _DOWN
+        if found is not here and math.isfinite(found.loss) and not group["safeguard"]:
+            return found, _UPHILL
+        tried = 0 if memory["steps"] else 1  # with an empty memory that was the gradient already
+        self._forget()
+        for shrink in kind.restarts[tried:]:
+            found = along(-gradient, shrink)
+            if found.loss < here.loss:
+                return found, _GRADIENT
+        return here, _STUCK
 
     def _direction(self, gradient: Tensor) -> Tensor:
         memory, offset = self._memory, self.param_groups[0]["curvature_offset"]
         r = two_loop(gradient, memory["steps"], memory["changes"], offset=offset)
-        if r.isfinite().all() and r.any():
+        if r.isfinite().all() and torch.dot(r, gradient) > 0:
             return -r
         self._forget()
         return -gradient
@@ -197,7 +246,7 @@ class LBFGS(Optimizer):
             self._forget()
         else:
             s, y = theta - memory["theta"], gradient - memory["gradient"]
-            if s @ y > MIN_COSINE * s.norm() * y.norm():  # false also for NaN and for a zero norm
+            if trusted(s, y, self.param_groups[0]["min_cosine"]):
                 memory["steps"].append(s)
                 memory["changes"].append(y)
                 for pairs in (memory["steps"], memory["changes"]):
@@ -213,46 +262,18 @@ class LBFGS(Optimizer):
         memory = self._memory
         return theta.equal(memory["theta"]) and gradient.equal(memory["gradient"])
 
-    def _with_gradient(self, closure: Callable[[], Any]) -> Any:
-        found = evaluated(closure)
-        self._memory["gradient_evaluations"] = self.gradient_evaluations + 1
-        return found
-
-    def _evaluation(self, closure: Callable[[], Any], loss: Callable[[], Any] | None) -> Callable[[], float]:
-        """The loss at the parameters as they are, at the lowest cost there is."""
-        if loss is None:
-            return lambda: number(self._with_gradient(closure))
-
-        def counted() -> float:
-            self._memory["loss_evaluations"] = self.loss_evaluations + 1
-            return number(loss())
-
-        return counted
-
-    def _theta(self) -> Tensor:
-        return torch.cat([p.reshape(-1) for p in self.param_groups[0]["params"]])
-
-    def _gradient(self) -> Tensor:
-        parameters = self.param_groups[0]["params"]
-        dense_gradients([p for p in parameters if p.grad is not None])
-        return torch.cat(
-            [(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in parameters]
-        )
-
-    def _place(self, theta: Tensor) -> None:
-        parameters = self.param_groups[0]["params"]
-        for p, part in zip(parameters, theta.split([p.numel() for p in parameters]), strict=True):
-            p.copy_(part.view_as(p))
-
 
 def _check_settings(settings: dict[str, Any]) -> None:
-    for name in ("history_size", "max_evaluations"):
+    for name in ("history_size", "iterations"):
         check_count(name, settings[name])
+    if settings["max_evaluations"] is not None:
+        check_count("max_evaluations", settings["max_evaluations"])
     check_one_of("line_search", settings["line_search"], list(LINE_SEARCHES))
     if not 0 < settings["lr"] < math.inf:
         raise InputError(f"lr, the unit of the trial steps, must be positive, got {settings['lr']}.")
     for name in ("curvature_offset", "gradient_tolerance"):
         check_range(name, settings[name])
+    check_range("min_cosine", settings["min_cosine"], below=1.0)
 
 
 def _check_parameters(parameters: list[Tensor]) -> None:

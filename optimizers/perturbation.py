@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from landscape import InputError
+
 from .contract import Closure, dense_gradients, evaluated
 
 
@@ -74,3 +76,14 @@ def own_generator(generator: torch.Generator | None) -> torch.Generator:
     if generator is not None:
         return generator
     return torch.Generator().manual_seed(int(torch.randint(2**62, ()).item()))
+
+
+def resume(generator: torch.Generator, state: Tensor) -> None:
+    """Set a generator to a state; InputError if that is of another device's."""
+    try:
+        generator.set_state(state.cpu())
+    except RuntimeError as error:
+        raise InputError(
+            f"state_dict holds random numbers of another device than {generator.device}; make the optimizer "
+            "with a generator on the device that it had."
+        ) from error

@@ -9,15 +9,22 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
 from landscape import InputError, Problem
 from landscape.calls import format_call, import_attribute, parse_call
 
 from .alto import ALTO
+from .clr import CLR
 from .e import E
+from .lamb import Lamb
 from .lbfgs import LBFGS
+from .nso import NSO
+from .qhm import QHM
+from .sam import SAM
+from .sharpness_aware import SharpnessAwarePerturbation
+from .smoothed import SmoothedPerturbation
 
 _RUN_OPTIONS = ("epochs", "batch_size", "schedule")
 _LABELLED = re.compile(r"^\s*(?P<label>[\w.\-]+)\s*=\s*(?P<call>.+)$", re.DOTALL)
@@ -82,26 +89,36 @@ class Recipe:
         return self if self.epochs else replace(self, epochs=problem.epochs)
 
 
-def _e(base: type[Optimizer]) -> Callable[..., Optimizer]:
-    def make(
-        params: Iterable[nn.Parameter], *, alpha: float = -5.0, beta: float = 0.99, **settings: Any
-    ) -> Optimizer:
-        return E(base(params, **settings), alpha=alpha, beta=beta)  # type: ignore[call-arg]
+def _around(adaptor: Callable[..., Optimizer], base: type[Optimizer], *own: str) -> Callable[..., Optimizer]:
+    """(params, **settings) -> the adaptor, with those settings that are its own, around the base, with the others."""
+
+    def make(params: Iterable[nn.Parameter], **settings: Any) -> Optimizer:
+        mine = {name: settings.pop(name) for name in own if name in settings}
+        return adaptor(base(params, **settings), **mine)  # type: ignore[call-arg]
 
     return make
 
 
+_E = ("alpha", "beta", "init")
+
 RECIPES: dict[str, Recipe] = {
     # lr 0.1 at batch 64 over 75 epochs of MNIST reproduces the SGD rows of Yu and Morozov (2026).
-    "sgd": Recipe("sgd", torch.optim.SGD, {"lr": 0.1}),
-    "adamw": Recipe("adamw", torch.optim.AdamW, {"lr": 1e-3}),
+    "sgd": Recipe("sgd", SGD, {"lr": 0.1}),
+    "adamw": Recipe("adamw", AdamW, {"lr": 1e-3}),
     # Yu and Morozov (2026): full batch, at most 1000 iterations. The tolerance, that of
     # torch.optim.LBFGS, ends at losses like theirs, about 1e-8.
     "lbfgs": Recipe("lbfgs", LBFGS, {"gradient_tolerance": 1e-7}, epochs=1000, batch_size=None),
-    # alpha = -5 is its authors' choice for batches of 1,000 and more.
+    # alpha = -5 is its authors' choice for batches of 1,000 and more. Lamb is ALTO without E.
     "alto": Recipe("alto", ALTO, {"lr": 0.01}, batch_size=2048, schedule="cosine"),
-    "e-sgd": Recipe("e-sgd", _e(torch.optim.SGD), {"lr": 0.1}),
-    "e-adamw": Recipe("e-adamw", _e(torch.optim.AdamW), {"lr": 1e-3}),
+    "lamb": Recipe("lamb", Lamb, {"lr": 0.01}, batch_size=2048, schedule="cosine"),
+    "e-sgd": Recipe("e-sgd", _around(E, SGD, *_E), {"lr": 0.1}),
+    "e-adamw": Recipe("e-adamw", _around(E, AdamW, *_E), {"lr": 1e-3}),
+    "qhm": Recipe("qhm", QHM, {"lr": 0.1}),
+    "sam": Recipe("sam", _around(SAM, SGD, "rho", "adaptive"), {"lr": 0.1}),
+    "nso": Recipe("nso", _around(NSO, SGD, "sigma", "samples"), {"lr": 0.1}),
+    "clr": Recipe("clr", CLR),
+    "rs": Recipe("rs", SmoothedPerturbation, {"lr": 0.1, "rho": 0.1}, batch_size=None),
+    "sa": Recipe("sa", SharpnessAwarePerturbation, {"lr": 0.1, "rho": 0.1}, batch_size=None),
 }
 
 

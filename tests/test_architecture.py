@@ -82,7 +82,7 @@ def test_the_names_that_others_rely_on():
     promised = {
         landscape: "Objective model_objective Problem load_problem Solution load scan Line Plane compare InputError",
         landscape.potentials: "muller_brown four_well curvy_valley two_wells ring lennard_jones",
-        optimizers: "E ALTO LBFGS fit",
+        optimizers: "E ALTO LBFGS SAM SmoothedPerturbation SharpnessAwarePerturbation CLR fit",
         analysis: "hessian_trace top_eigenpairs flatness kernel_pca find_path linear_path corridor",
     }
     for module, names in promised.items():

@@ -13,6 +13,7 @@ import pytest
 
 from landscape import load
 from landscape.cli import COMMANDS, main
+from optimizers import RECIPES
 
 TESTS = Path(__file__).parent
 PROBLEM = "own_problem:small(epochs=5)"
@@ -243,6 +244,13 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(case, trained, capsys):
     assert err.count("\n") == 1
     assert out == ""
     assert after == before
+
+
+@pytest.mark.parametrize("name", ["compare", "train"])
+def test_help_names_every_recipe(name, capsys):
+    _, out, _ = run(name, "--help", capsys=capsys)
+    words = set(out.replace(",", " ").split())
+    assert set(RECIPES) <= words
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -12,30 +12,22 @@ from typing import Any
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from standard_functions import Function, beale, powell_singular, rosenbrock, wood
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import ExponentialLR
 
-from landscape import InputError
-from optimizers.golden_section import SearchResult, golden_section_search
-from optimizers.lbfgs import LBFGS, two_loop
+from landscape import InputError, Objective
+from optimizers.closures import DataClosure, ObjectiveClosure, scaled_closure
+from optimizers.e import E
+from optimizers.golden_section import golden_section_search
+from optimizers.lbfgs import LBFGS
+from optimizers.line_search import SearchResult
+from optimizers.strong_wolfe import strong_wolfe_search
+from optimizers.two_loop import two_loop
 
 F64 = torch.float64
-Function = Callable[[Tensor], Tensor]
-
-
-def rosenbrock(x: Tensor) -> Tensor:
-    return (100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2).sum()
-
-
-def beale(x: Tensor) -> Tensor:
-    terms = [c - x[0] * (1 - x[1] ** k) for k, c in ((1, 1.5), (2, 2.25), (3, 2.625))]
-    return torch.stack(terms).square().sum()
-
-
-def powell_singular(x: Tensor) -> Tensor:
-    first = (x[0] + 10 * x[1]) ** 2 + 5 * (x[2] - x[3]) ** 2
-    return first + (x[1] - 2 * x[2]) ** 4 + 10 * (x[0] - x[3]) ** 4
+SEARCHES = ["golden-section", "strong-wolfe"]
 
 
 def parameter(*values: float) -> nn.Parameter:
@@ -265,25 +257,36 @@ def test_steps_are_the_papers(f: Function, start: list[float], offset: float) ->
         torch.testing.assert_close(p.detach(), x, rtol=1e-7, atol=1e-9)
 
 
-# Depth
+def search_along(f: Function, x: Tensor, g: Tensor, d: Tensor, step: float) -> SearchResult:
+    def phi(alpha: float) -> tuple[float, float]:
+        at = x + alpha * d
+        return f(at).item(), torch.dot(torch.func.grad(f)(at), d).item()
+
+    return strong_wolfe_search(phi, (f(x).item(), torch.dot(g, d).item()), step=step)
 
 
 @pytest.mark.parametrize(
-    ("f", "start", "minimum", "tolerance"),
-    [
-        (rosenbrock, [-1.2, 1.0], [1.0] * 2, 1e-12),
-        (rosenbrock, [-1.2, 1.0] * 5, [1.0] * 10, 1e-12),
-        (beale, [1.0, 1.0], [3.0, 0.5], 1e-12),
-        (powell_singular, [3.0, -1.0, 0.0, 1.0], [0.0] * 4, 1e-4),  # quartic: loss 1e-16 at most
-    ],
+    ("f", "start"),
+    [(rosenbrock, [-1.2, 1.0, 0.3]), (beale, [1.0, 1.0]), (wood, [-3.0, -1.0, -3.0, -1.0])],
 )
-def test_known_minima(f: Function, start: list[float], minimum: list[float], tolerance: float) -> None:
-    x = parameter(*start)
-    optimizer, losses = minimize(f, x, steps=400)
-    torch.testing.assert_close(x.detach(), torch.tensor(minimum, dtype=F64), rtol=0, atol=tolerance)
-    assert all(later <= earlier for earlier, later in pairwise(losses))
-    if f is not powell_singular:
-        assert optimizer.converged
+def test_strong_wolfe_steps_are_those_of_a_naive_loop(f: Function, start: list[float]) -> None:
+    """The first trial has length lr in the 1-norm, the others are lr; H is dense BFGS over the last four pairs."""
+    x = torch.tensor(start, dtype=F64)
+    g = torch.func.grad(f)(x)
+    steps, changes, lr = [], [], 0.7
+    p = parameter(*start)
+    optimizer = LBFGS([p], 4, "strong-wolfe", lr=lr)
+    for _ in range(12):
+        d = -dense_inverse(steps, changes, 0.0) @ g if steps else -g
+        result = search_along(f, x, g, d, lr if steps else lr * min(1.0, 1 / g.abs().sum().item()))
+        before, x = (x, g), x + result.alpha * d
+        g = torch.func.grad(f)(x)
+        steps, changes = [*steps, x - before[0]][-4:], [*changes, g - before[1]][-4:]
+        optimizer.step(closures(f, p)[0])
+        torch.testing.assert_close(p.detach(), x, rtol=1e-7, atol=1e-9)
+
+
+# Depth
 
 
 def test_the_papers_offset_switches_curvature_off_at_depth() -> None:
@@ -318,6 +321,70 @@ def test_a_network_on_digits_is_fitted_to_depth(seed: int, offset: float) -> Non
     assert loss().item() < 1e-8
 
 
+# Several iterations a step
+
+
+@pytest.mark.parametrize("line_search", SEARCHES)
+@pytest.mark.parametrize("f", [rosenbrock, wood])
+def test_iterations_of_one_step_are_those_of_many(f: Function, line_search: str) -> None:
+    together, apart = parameter(-3.0, -1.0, -3.0, -1.0), parameter(-3.0, -1.0, -3.0, -1.0)
+    first, losses = minimize(f, together, steps=3, line_search=line_search, iterations=8)
+    second, all_losses = minimize(f, apart, steps=24, line_search=line_search)
+    assert together.equal(apart)
+    assert losses == all_losses[::8]  # a step returns the loss where it started
+    assert first.loss_evaluations == second.loss_evaluations
+    # The gradient where one iteration ends is the next one's: only a step's first is evaluated again.
+    saved = 24 - 3 if line_search == "strong-wolfe" else 0
+    assert first.gradient_evaluations == second.gradient_evaluations - saved
+
+
+def test_trials_that_call_the_closure_leave_their_gradient_to_the_next_iteration() -> None:
+    x, y = parameter(-1.2, 1.0), parameter(-1.2, 1.0)
+    whole = LBFGS([x], iterations=10)
+    whole.step(closures(rosenbrock, x)[0])
+    closure, loss = closures(rosenbrock, y)
+    lean = LBFGS([y], iterations=10)
+    lean.step(closure, loss)
+    assert x.equal(y)
+    assert whole.loss_evaluations == 0
+    assert whole.gradient_evaluations == 1 + lean.loss_evaluations
+    assert lean.gradient_evaluations == 10
+
+
+@pytest.mark.parametrize("line_search", SEARCHES)
+def test_a_step_ends_where_it_has_converged(line_search: str) -> None:
+    x = parameter(-1.2, 1.0)
+    optimizer, losses = minimize(
+        rosenbrock, x, line_search=line_search, iterations=10_000, gradient_tolerance=1e-9
+    )
+    assert optimizer.status == "the gradient is within its tolerance: the parameters stay"
+    assert len(losses) == 2
+    assert losses[0] == pytest.approx(24.2)
+    assert losses[1] < 1e-18
+    assert optimizer.gradient_evaluations < 100
+
+
+@pytest.mark.parametrize("line_search", SEARCHES)
+def test_an_interruption_leaves_the_last_iterate_and_a_run_that_can_go_on(line_search: str) -> None:
+    x, other = parameter(-1.2, 1.0), parameter(-1.2, 1.0)
+    optimizer = LBFGS([x], line_search=line_search, iterations=8)
+    closure, _ = closures(rosenbrock, x)
+    _, reached = minimize(rosenbrock, other, steps=3, line_search=line_search)
+    lowest = reached[-1]
+
+    def interrupted() -> Tensor:
+        if rosenbrock(x.detach()) < lowest:  # a trial of the fourth iteration
+            raise KeyboardInterrupt
+        return closure()
+
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step(interrupted)
+    assert x.equal(other)
+    optimizer.param_groups[0]["iterations"] = 60
+    optimizer.step(closure)
+    assert rosenbrock(x).item() < 1e-20
+
+
 # Steps that do not help
 
 
@@ -344,6 +411,16 @@ def test_without_safeguard_the_last_trial_is_taken() -> None:
     assert optimizer.status == "the loss rose: the last trial was taken, since safeguard is off"
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_strong_wolfe_never_goes_uphill_even_without_safeguard(dtype: torch.dtype) -> None:
+    x = nn.Parameter(torch.tensor([-1.2, 1.0] * 10, dtype=dtype))
+    optimizer, losses = minimize(rosenbrock, x, steps=400, line_search="strong-wolfe", safeguard=False)
+    assert all(later <= earlier for earlier, later in pairwise(losses))
+    assert losses[-1] < (1e-25 if dtype == F64 else 1e-9)
+    assert optimizer.converged
+    assert x.dtype == dtype
+
+
 def test_a_misleading_memory_is_given_up_for_the_gradient() -> None:
     """The loss becomes one with the same value and gradient here, but a curvature that the memory knows nothing of."""
     x = parameter(-1.2, 1.0)
@@ -356,23 +433,25 @@ def test_a_misleading_memory_is_given_up_for_the_gradient() -> None:
     assert optimizer.state[x]["steps"] == optimizer.state[x]["changes"] == []
 
 
-def test_where_nothing_falls_the_parameters_stay_and_it_says_so() -> None:
+@pytest.mark.parametrize(("line_search", "trials"), [("golden-section", 6 * 6), ("strong-wolfe", 20)])
+def test_where_nothing_falls_the_parameters_stay_and_it_says_so(line_search: str, trials: int) -> None:
     x = parameter(2.0)
 
     def f(x: Tensor) -> Tensor:  # a gradient that is wrong: uphill is down
         return (x**2).sum() - 2 * (x**2 - x.detach() ** 2).sum()
 
-    optimizer, (closure, loss) = LBFGS([x]), closures(f, x)
+    optimizer, (closure, loss) = LBFGS([x], line_search=line_search), closures(f, x)
     assert optimizer.status == "no step taken yet"
     assert not optimizer.converged
     optimizer.step(closure, loss)
     assert optimizer.converged
     assert optimizer.status == "no step along the gradient lowers the loss: the parameters stay"
     assert x.item() == 2
-    spent = optimizer.loss_evaluations
-    assert 6 < spent <= 6 * 6
+    spent = optimizer.gradient_evaluations + optimizer.loss_evaluations
+    assert 6 < spent <= 1 + trials
     optimizer.step(closure, loss)
-    assert (optimizer.gradient_evaluations, optimizer.loss_evaluations) == (2, spent)  # not searched again
+    again = optimizer.gradient_evaluations + optimizer.loss_evaluations
+    assert again == spent + 1  # not searched again
     closure, loss = closures(lambda x: (x**2).sum(), x)
     optimizer.step(closure, loss)  # another loss, another search
     assert not optimizer.converged
@@ -387,29 +466,32 @@ def test_a_zero_gradient_needs_no_search() -> None:
     assert losses == [0.0, 0.0]
 
 
-def test_trials_that_are_not_finite_are_survived() -> None:
+@pytest.mark.parametrize("line_search", SEARCHES)
+def test_trials_that_are_not_finite_are_survived(line_search: str) -> None:
     def f(x: Tensor) -> Tensor:  # defined for |x| < 1; the first trials leave that
         return -torch.log(1 - x**2).sum() - 5 * x.sum()
 
     x = parameter(0.0, -0.5)
-    optimizer, losses = minimize(f, x, steps=60)
+    optimizer, losses = minimize(f, x, steps=60, line_search=line_search)
     torch.testing.assert_close(x.detach(), torch.full((2,), (26**0.5 - 1) / 5, dtype=F64), rtol=1e-7, atol=0)
     assert all(math.isfinite(value) for value in losses)
     assert optimizer.converged
 
 
+@pytest.mark.parametrize("line_search", SEARCHES)
 @pytest.mark.parametrize("safeguard", [True, False])
-def test_a_start_that_is_not_finite_is_refused_and_can_be_left(safeguard: bool) -> None:
+def test_a_start_that_is_not_finite_is_refused_and_can_be_left(safeguard: bool, line_search: str) -> None:
     def f(x: Tensor) -> Tensor:
         return x.log().sum() ** 2 + ((x - 1) ** 4).sum()
 
     x = parameter(2.0, 3.0)
-    optimizer, (closure, loss) = LBFGS([x], safeguard=safeguard), closures(f, x)
+    optimizer = LBFGS([x], line_search=line_search, safeguard=safeguard)
+    closure, loss = closures(f, x)
     for _ in range(3):
         optimizer.step(closure, loss)
     for bad, message in (
-        (-1.0, "the loss is nan at the parameters"),
-        (0.0, "the loss is inf at the parameters"),
+        (-1.0, "the loss is nan where an iteration starts"),
+        (0.0, "the loss is inf where an iteration starts"),
     ):
         with torch.no_grad():
             x[0] = bad
@@ -427,7 +509,7 @@ def test_a_gradient_that_is_not_finite_is_refused() -> None:
     x = parameter(0.0)
     closure, loss = closures(lambda x: (x**2).sqrt().sum(), x)
     with pytest.raises(
-        InputError, match="the gradient is not finite at the parameters given to step; start where"
+        InputError, match="the gradient is not finite where an iteration starts; go on from parameters where"
     ):
         LBFGS([x]).step(closure, loss)
     assert x.item() == 0
@@ -577,12 +659,14 @@ def test_the_memory_is_limited_and_recent() -> None:
 
 
 @pytest.mark.parametrize("copied", ["file", "deepcopy"])
-def test_a_state_resumes_bit_for_bit(copied: str) -> None:
-    settings = {"history_size": 4, "curvature_offset": 1e-9, "max_evaluations": 5}
+@pytest.mark.parametrize("line_search", SEARCHES)
+def test_a_state_resumes_bit_for_bit(copied: str, line_search: str) -> None:
+    settings = {"history_size": 4, "curvature_offset": 1e-9, "max_evaluations": 5, "iterations": 2}
+    settings["line_search"] = line_search
     start = [-1.2, 1.0] * 3
     whole, first = parameter(*start), parameter(*start)
-    all_along, _ = minimize(rosenbrock, whole, steps=20, **settings)
-    stopped, _ = minimize(rosenbrock, first, steps=9, **settings)
+    all_along, _ = minimize(rosenbrock, whole, steps=15, **settings)
+    stopped, _ = minimize(rosenbrock, first, steps=4, **settings)
     if copied == "deepcopy":
         second, resumed = copy.deepcopy((first, stopped))
     else:
@@ -601,6 +685,108 @@ def test_a_state_resumes_bit_for_bit(copied: str) -> None:
         assert getattr(resumed, name) == getattr(all_along, name)
 
 
+@pytest.mark.parametrize("line_search", SEARCHES)
+def test_maximizing_is_minimizing_the_negative(line_search: str) -> None:
+    x, y = parameter(-1.2, 1.0), parameter(-1.2, 1.0)
+    settings = {"line_search": line_search, "iterations": 3}
+    _, down = minimize(rosenbrock, x, steps=8, **settings)
+    _, up = minimize(lambda x: -rosenbrock(x), y, steps=8, maximize=True, **settings)
+    assert x.equal(y)
+    assert up == [-value for value in down]
+    assert down[-1] < 1e-2 * down[0]
+
+
+def test_the_loss_of_a_closure_that_has_one_is_taken() -> None:
+    images, labels = load_digits(return_X_y=True)
+    data = torch.as_tensor(images)[:200] / 16, torch.as_tensor(labels)[:200]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        first = nn.Sequential(nn.Linear(64, 8), nn.Softplus(), nn.Linear(8, 10)).double()
+    second = copy.deepcopy(first)
+    closure, other = DataClosure(first, cross_entropy, data), DataClosure(second, cross_entropy, data)
+    given, found = LBFGS(first.parameters()), LBFGS(second.parameters())
+    for _ in range(5):
+        given.step(closure, closure.loss)
+        found.step(other)
+    assert all(p.equal(q) for p, q in zip(first.parameters(), second.parameters(), strict=True))
+    assert found.gradient_evaluations == 5
+    assert other.spent == {"gradients": 5 * 200, "losses": found.loss_evaluations * 200}
+
+    theta = parameter(2.0, 1.0)
+    objective = ObjectiveClosure(Objective([rosenbrock], 2), theta)
+    LBFGS([theta], line_search="strong-wolfe", iterations=50).step(objective)
+    assert rosenbrock(theta).item() < 1e-20
+
+
+@pytest.mark.parametrize("line_search", SEARCHES)
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_autocast_around_a_step_changes_nothing_of_ours(line_search: str, dtype: torch.dtype) -> None:
+    """Under autocast a product of matrices has the precision of bfloat16; our inner products must not."""
+    ends = []
+    for around in (False, True):
+        x = nn.Parameter(torch.tensor([-1.2, 1.0] * 3, dtype=dtype))
+        optimizer = LBFGS([x], line_search=line_search, iterations=10)
+        with torch.autocast("cpu", torch.bfloat16, enabled=around):
+            optimizer.step(*closures(rosenbrock, x))
+        ends.append(x.detach())
+    assert ends[0].equal(ends[1])
+
+
+def test_a_model_under_autocast_is_fitted() -> None:
+    images, labels = load_digits(return_X_y=True)
+    x, y = torch.as_tensor(images[:200] / 16, dtype=torch.float32), torch.as_tensor(labels[:200])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(64, 16), nn.Softplus(), nn.Linear(16, 10))
+    optimizer = LBFGS(model.parameters(), iterations=20)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = cross_entropy(model(x), y)
+        loss.backward()
+        return loss.detach()
+
+    start = optimizer.step(closure).item()
+    assert closure().item() < 0.1 < 1 < start
+
+
+def test_gradients_scaled_for_half_precision_are_unscaled_before_they_are_seen() -> None:
+    x, y = parameter(-1.2, 1.0), parameter(-1.2, 1.0)
+    settings = {"line_search": "strong-wolfe", "iterations": 12}
+    plain, scaled = LBFGS([x], **settings), LBFGS([y], **settings)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    for _ in range(2):
+        plain.step(closures(rosenbrock, x)[0])
+        scaled.step(scaled_closure(lambda: rosenbrock(y), scaler, scaled))
+        scaler.update()
+    assert x.equal(y)
+
+
+def test_hooks_run_once_a_step() -> None:
+    x = parameter(-1.2, 1.0)
+    optimizer, calls = LBFGS([x], iterations=3), []
+    optimizer.register_step_pre_hook(lambda *_: calls.append("before"))
+    optimizer.register_step_post_hook(lambda *_: calls.append("after"))
+    for _ in range(2):
+        optimizer.step(*closures(rosenbrock, x))
+    assert calls == ["before", "after"] * 2
+
+
+def test_gradients_clipped_in_the_closure_shorten_the_step() -> None:
+    x = parameter(3.0, 4.0)
+
+    def closure() -> Tensor:
+        x.grad = None
+        loss = 10 * x.square().sum()
+        loss.backward()
+        nn.utils.clip_grad_norm_([x], 1e-3)
+        return loss.detach()
+
+    LBFGS([x], max_evaluations=4).step(closure)
+    torch.testing.assert_close(x.detach(), torch.tensor([3.0, 4.0], dtype=F64) * (1 - 3.2e-3 / 5))
+
+
 # Errors
 
 
@@ -611,7 +797,13 @@ def test_a_state_resumes_bit_for_bit(copied: str) -> None:
         ({"max_evaluations": 2.5}, "max_evaluations must be a whole number of at least 1, got 2.5."),
         ({"lr": 0.0}, "lr, the unit of the trial steps, must be positive, got 0.0."),
         ({"curvature_offset": -1e-6}, "curvature_offset must be in [0, inf), got -1e-06."),
-        ({"line_search": "strong-wolfe"}, "line_search must be one of 'golden-section', got 'strong-wolfe'."),
+        (
+            {"line_search": "wolfe"},
+            "line_search must be one of 'golden-section', 'strong-wolfe', got 'wolfe'.",
+        ),
+        ({"min_cosine": 1.0}, "min_cosine must be in [0, 1), got 1.0."),
+        ({"gradient_tolerance": math.nan}, "gradient_tolerance must be in [0, inf), got nan."),
+        ({"iterations": 0}, "iterations must be a whole number of at least 1, got 0."),
     ],
 )
 def test_settings_outside_their_range(settings: dict[str, Any], message: str) -> None:
@@ -634,6 +826,13 @@ def test_parameters_that_make_no_vector_are_refused() -> None:
         InputError, match=r"floating-point tensors of one dtype on one device, got torch.complex128"
     ):
         LBFGS([nn.Parameter(torch.ones(1, dtype=torch.complex128))])
+
+
+def test_it_needs_a_closure_and_is_no_base_for_an_adaptor() -> None:
+    with pytest.raises(InputError, match="LBFGS evaluates the gradient itself: step must be given a closure"):
+        LBFGS([parameter(1.0)]).step(None)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="but LBFGS calls a closure several times a step"):
+        E(LBFGS([parameter(1.0)]))
 
 
 def test_a_closure_must_return_the_loss() -> None:

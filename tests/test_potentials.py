@@ -9,7 +9,17 @@ from reference import LENNARD_JONES_7, STATIONARY, X0
 from scipy.optimize import minimize
 
 from landscape import InputError
-from landscape.potentials import curvy_valley, four_well, lennard_jones, muller_brown, ring, two_wells
+from landscape.potentials import (
+    cardioid,
+    curvy_valley,
+    four_well,
+    ladder,
+    lennard_jones,
+    muller_brown,
+    ravine,
+    ring,
+    two_wells,
+)
 
 float64 = torch.float64
 
@@ -55,6 +65,8 @@ NAIVE = [
     (curvy_valley, naive_curvy_valley),
     (two_wells, naive_two_wells),
     (ring, lambda x, y: (x * x + y * y - 1) ** 2),
+    (ravine, lambda x, y: y * y / 2 + 2 * x * x * y * y),
+    (cardioid, lambda x, y: (x**4 + 2 * x * x * y * y + y**4 + 2 * x**3 + 2 * x * y * y - y * y) ** 2),
 ]
 
 
@@ -70,6 +82,40 @@ def test_a_valley_of_another_width_has_its_minima_at_its_own_ends():
     minima = torch.tensor([[2.0, math.sin(2.0)], [-2.0, -math.sin(2.0)]], dtype=float64)
     assert objective(minima).tolist() == [0.0, 0.0]
     assert objective.grad(minima).norm() < 1e-12
+
+
+def test_every_step_of_the_ladder_is_a_minimum_and_deeper():
+    objective = ladder()
+    known = [(4.085332, 0.552237), (5.589321, 0.463896), (7.129593, 0.408712), (8.683623, 0.370202)]
+    for x, value in known:
+        theta = torch.tensor([x], dtype=float64)
+        assert float(objective(theta)) == pytest.approx(
+            1 / (x * math.sin(2 * x) ** 2 / 20 + math.log(x + 1)), rel=1e-14
+        )
+        assert float(objective(theta)) == pytest.approx(value, abs=1e-6)
+        assert objective.grad(theta).abs() < 2e-6
+        assert eigenvalues(objective, theta) > 0.1
+    for x in (4.612052, 6.226904, 7.817499):
+        theta = torch.tensor([x], dtype=float64)
+        assert objective.grad(theta).abs() < 2e-6
+        assert eigenvalues(objective, theta) < -0.1
+
+
+@pytest.mark.parametrize("x", [-1.5, 0.0, 2.0])
+def test_the_floor_of_the_ravine_narrows_away_from_its_middle(x):
+    objective, theta = ravine(3.0), torch.tensor([x, 0.0], dtype=float64)
+    assert float(objective(theta)) == 0
+    torch.testing.assert_close(eigenvalues(objective, theta), torch.tensor([0, 1 + 3 * x * x], dtype=float64))
+
+
+@pytest.mark.parametrize("phi", [0.0, 0.3, 1.0, 2.5, math.pi, 4.0])
+def test_the_cardioid_is_a_valley_of_zeros_that_is_flattest_at_its_cusp(phi):
+    r = 1 - math.cos(phi)
+    objective, theta = cardioid(), torch.tensor([r * math.cos(phi), r * math.sin(phi)], dtype=float64)
+    assert float(objective(theta)) < 1e-28
+    expected = torch.tensor([0, 16 * r**3], dtype=float64)
+    torch.testing.assert_close(eigenvalues(objective, theta), expected, atol=1e-12, rtol=1e-10)
+    assert float(objective(1.1 * theta)) > 0 or phi == 0
 
 
 @pytest.mark.parametrize("dim", [2, 7])
@@ -148,6 +194,7 @@ def test_seven_atoms_relax_to_the_known_minima(shape):
     ("make", "sentence"),
     [
         (lambda: curvy_valley(0.0), "x0 must be positive.*got 0.0"),
+        (lambda: ravine(0.0), "growth must be positive.*got 0.0"),
         (lambda: ring(1), "dim must be at least 2.*got 1"),
         (lambda: lennard_jones(1), "at least 2 atoms and 1 dimension, got atoms=1"),
     ],

@@ -22,3 +22,5 @@ from .scans import plot_profiles as plot_profiles
 from .scans import plot_surface as plot_surface
 from .style import optimizer_colors as optimizer_colors
 from .style import optimizer_markers as optimizer_markers
+from .tracks import plot_track as plot_track
+from .tracks import plot_tracks as plot_tracks
