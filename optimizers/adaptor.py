@@ -84,6 +84,12 @@ class Adaptor(Optimizer, ABC):
 def _check_base(base: object) -> None:
     if not isinstance(base, Optimizer):
         raise InputError(f"base_optimizer must be a torch.optim.Optimizer, got {base!r}; build it first.")
+    if getattr(base, "needs_loss", False):
+        name = type(base).__name__
+        raise InputError(
+            f"base_optimizer must step on gradients alone, but {name} needs the loss as well; put it outside, {name}(…) around "
+            "the others."
+        )
     closure = inspect.signature(base.step).parameters.get("closure")
     evaluates = getattr(base, "evaluates_closure", False)
     if evaluates or (closure is not None and closure.default is inspect.Parameter.empty):

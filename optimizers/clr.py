@@ -28,26 +28,24 @@ from landscape import InputError
 from .adaptor import Adaptor
 from .contract import check_range, dense_gradients, evaluated, number, parameters_of, usable, with_gradient
 
-SAFE = (
-    1e15  # the squares of a gradient of at most this norm, and of at least its inverse, are float32 numbers
-)
+SAFE = 1e15  # of a gradient whose norm lies between 1/SAFE and this, float32 holds the squares that matter
 
 
 class CLR(Adaptor):
     """Gradient descent, or the optimizer given, at the corridor learning rate h.
 
-    The paper's rule is ``CLR(params)``. It suits losses that come down to 0, and needs no tuning there. It
-    diverges where the least loss is positive (near a minimum h → ∞ as ∇L → 0) and where it is only approached at
-    infinity (cross-entropy of separable data): max_lr bounds h, and lower_bound takes away what cannot be reached. Both are
-    safeguards from the Polyak family, not from the paper.
+    The paper's rule is ``CLR(params)``. Where the least loss is positive it never settles, since h → ∞ as ∇L → 0; where
+    the loss only nears 0 at infinity (cross-entropy of separable data) h and θ grow without end; and it has diverged on
+    a network that can fit its data (docs/optimizers/clr.md). max_lr bounds h, and lower_bound takes away what cannot be
+    reached. Both come from the Polyak family, not from the paper; give max_lr.
 
         optimizer = CLR(model.parameters(), max_lr=1.0)
         optimizer.step(closure)                 # or, after loss.backward():  optimizer.step(loss=loss)
-        CLR(SGD(model.parameters(), lr=1.0, momentum=0.9), max_lr=1.0)
+        CLR(SGD(model.parameters(), lr=0.1, momentum=0.9), max_lr=1.0)
 
-    Each group's own lr is a factor: the base steps with h · lr, and lr is put back afterwards. Make the base with lr=1;
-    learning-rate schedulers then act relative to h. The formula is exact for steps along −∇L; for any other base it is
-    the same number.
+    Each group's own lr is a factor: the base steps with h · lr, and lr is put back afterwards, so that schedulers act
+    relative to h. Make the base with lr=1, or 1 − μ with momentum μ, where every gradient is added 1/(1 − μ) times.
+    The formula is exact for steps along −∇L; for any other base it is the same number.
 
     The loss must be the one that the gradients belong to, not scaled; ``scaler.step(optimizer, loss=loss)`` works with
     GradScaler. Clipping makes steps longer, not shorter, since h grows as 1/‖∇L‖²: use max_lr. Weight decay inside
@@ -63,7 +61,7 @@ class CLR(Adaptor):
         params: tensors or groups, for plain SGD; or an optimizer that steps on p.grad (SGD, E(SGD(…)), AdamW, …).
         max_lr: the largest h, γ_b of SPS_max; None for no bound.
         lower_bound: ℓ*, at or below the least loss of any batch.
-        c: divides the rate. On λ‖θ‖²/2 the rate is 1/(2cλ): c = 1/2 is the step to the minimum, c ≤ 1/4 overshoots for ever.
+        c: divides the rate. On λ‖θ‖²/2 the rate is 1/(2cλ): c = 1/2 steps to the minimum, c ≤ 1/4 comes no nearer.
         maximize: climb instead: −L is what is minimized and lower_bound bounds. For a base say so in the base.
 
     Raises:
@@ -71,6 +69,7 @@ class CLR(Adaptor):
             a step without a loss or with two.
     """
 
+    needs_loss = True
     max_lr: float | None
     lower_bound: float
     c: float

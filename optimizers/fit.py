@@ -234,9 +234,8 @@ class _Run:
 
 
 def rate_of(optimizer: Optimizer) -> float:
-    """The learning rate of an optimizer's last step: that which it chose itself (CLR), or its first group's."""
-    chosen = getattr(optimizer, "rate", None)
-    return float(optimizer.param_groups[0].get("lr", NAN) if chosen is None else chosen)
+    """The learning rate of an optimizer's last step, in its first group; where it chose a rate itself (CLR), times that."""
+    return float(optimizer.param_groups[0].get("lr", NAN)) * getattr(optimizer, "rate", 1.0)
 
 
 def _losses(problem: Problem, found: Solution, theta: Tensor) -> dict[str, float]:

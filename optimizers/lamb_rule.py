@@ -46,7 +46,7 @@ class LambRule:
         if self._plain:
             theta.addcdiv_(m, root, value=-self.lr * s)
             return
-        q = torch.mul(theta, self.weight_decay / s).addcdiv_(m, root)
+        q = torch.div(m, root, out=root).add_(theta, alpha=self.weight_decay / s)
         dtype = wide([theta])
         weight, length = (float(torch.linalg.vector_norm(t, dtype=dtype)) for t in (theta, q))
         above, below = self._fraction(weight, s * length)

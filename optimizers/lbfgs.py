@@ -64,7 +64,7 @@ class LBFGS(Optimizer):
 
     Cost of an iteration: with golden section one gradient and at most max_evaluations losses (3 to 6), and up to six
     times as many more where no trial lowers the loss; with strong Wolfe at most max_evaluations gradients (mostly
-    one), twice that where none lowers it, and one gradient more a step. Memory: 2 history_size + 9 vectors like θ.
+    one), twice that where none lowers it, and one gradient more a step. Memory: 2 history_size + 8 vectors like θ.
 
     Args:
         params: floating-point tensors of one dtype and device, in one group: L-BFGS sees one vector.
@@ -80,9 +80,9 @@ class LBFGS(Optimizer):
             last trial of a golden section even if it lies higher, as the paper does.
         curvature_offset: δ in ρ = 1/(y·s + δ). The paper has 1e-6, which switches the curvature off once y·s,
             quadratic in the step, falls below it; the check on cos(s, y) makes it unnecessary. Powell's singular
-            function is left at 1e-7 with it, at 1e-19 without.
+            function is at 8e-8 after 300 iterations with it, at 1e-18 without.
         min_cosine: of s and y in a pair that is trusted; 1e-4 is the paper's. Where the Hessian is singular at the minimum
-            it empties the memory all the time, and 1e-8 comes far deeper.
+            it empties the memory again and again, and 1e-8 comes far deeper: to 1e-33 on Powell's function.
         gradient_tolerance: θ stays, and ``converged`` is true, once max |gᵢ| is not above it.
         maximize: climb instead.
 

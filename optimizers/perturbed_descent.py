@@ -119,11 +119,9 @@ class PerturbedDescent(Optimizer, ABC):
 
     def _draw(self) -> None:
         # Reservoir sampling: the k-th iterate takes the place of the one kept with probability 1/k.
-        taken = (
-            int(torch.randint(self.steps, (), generator=self.generator, device=self.generator.device)) == 0
-        )
-        for p in parameters_of(self):
-            if taken or "drawn" not in self.state[p]:
+        place = torch.randint(self.steps, (), generator=self.generator, device=self.generator.device)
+        if place == 0:
+            for p in parameters_of(self):
                 self.state[p]["drawn"] = p.detach().clone()
 
     def _check(self, settings: dict[str, Any]) -> None:

@@ -116,7 +116,7 @@ RECIPES: dict[str, Recipe] = {
     "qhm": Recipe("qhm", QHM, {"lr": 0.1}),
     "sam": Recipe("sam", _around(SAM, SGD, "rho", "adaptive"), {"lr": 0.1}),
     "nso": Recipe("nso", _around(NSO, SGD, "sigma", "samples"), {"lr": 0.1}),
-    "clr": Recipe("clr", CLR),
+    "clr": Recipe("clr", CLR, {"max_lr": 3.0}),  # the bare rule leaves some problems at once
     "rs": Recipe("rs", SmoothedPerturbation, {"lr": 0.1, "rho": 0.1}, batch_size=None),
     "sa": Recipe("sa", SharpnessAwarePerturbation, {"lr": 0.1, "rho": 0.1}, batch_size=None),
 }

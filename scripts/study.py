@@ -5,9 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jsonargparse import auto_cli
 
 from landscape import InputError
+from landscape.intervals import mean_interval
 from landscape.records import file_name, load
 from landscape.results import Track
 from landscape.tasks import Task, cores, run_tasks, sole_use
@@ -18,7 +20,7 @@ def command(main: Callable[..., None]) -> None:
     try:
         auto_cli(main, as_positional=False)
     except InputError as error:
-        print(f"{main.__module__}: {error}", file=sys.stderr)
+        print(f"{Path(sys.argv[0]).stem}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
@@ -46,3 +48,10 @@ def tracks(
         run_tasks(tasks, context, title=title, jobs=jobs or cores())
     found = [load(task.output) for task in tasks]
     return [track for track in found if isinstance(track, Track)]
+
+
+def end(runs: Sequence[Track], value: str, *, log: bool = False) -> tuple[float, str]:
+    """Where a value ended, over runs: (mean, "mean (low to high)") with its 95 % interval; with log the geometric mean."""
+    last = np.array([track.values[value][-1] for track in runs])
+    mean, low, high = np.exp(mean_interval(np.log(last))) if log else mean_interval(last)
+    return float(mean), f"{mean:.3g} ({low:.3g} to {high:.3g})"

@@ -677,9 +677,12 @@ def test_the_loss_must_be_given_in_one_way() -> None:
         optimizer.step(loss=torch.ones(2))
     with pytest.raises(InputError, match="closure must return the loss, got None"):
         optimizer.step(lambda: None)
-    with pytest.raises(InputError, match="step must be given the loss"):
-        E(optimizer).step(lambda: p.sum())
     assert p.item() == 1
+
+
+def test_it_goes_around_other_adaptors_not_inside() -> None:
+    with pytest.raises(InputError, match=r"CLR needs the loss as well; put it outside, CLR\(…\) around"):
+        E(CLR([parameter(1.0)]))
 
 
 def test_sparse_gradients_are_refused_before_anything_moves() -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from landscape import InputError, Problem
-from optimizers import LBFGS, RECIPES, E, fit, parse_recipe
+from optimizers import CLR, LBFGS, RECIPES, E, SmoothedPerturbation, fit, parse_recipe
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(50, 4, generator=GENERATOR)
@@ -146,6 +146,38 @@ def test_a_run_that_converges_ends_there_with_its_curve_and_without_idle_steps()
     assert solution.status == f"converged in epoch {int(solution.curve_epoch[-1])}"
     assert solution.curve_train[-1] == pytest.approx(solution.train_loss, rel=1e-12)
     assert (np.abs(np.diff(solution.tail, axis=0)).max(axis=1) > 0).all()
+
+
+def test_the_tail_knows_the_rates_that_an_optimizer_chose():
+
+    rates = []
+
+    def clr(params):
+        optimizer = CLR(params)
+        optimizer.register_step_post_hook(lambda *_: rates.append(optimizer.rate))
+        return optimizer
+
+    solution = fit(PROBLEM, clr, epochs=3, batch_size=None, tail=2, show_progress=False)
+    assert len(set(rates)) == 3
+    np.testing.assert_array_equal(solution.tail_lr, rates[-2:])
+
+
+def test_a_chosen_iterate_becomes_the_solution():
+    iterates = []
+
+    def rs(params):
+        generator = torch.Generator().manual_seed(2)  # draws one before the last
+        optimizer = SmoothedPerturbation(params, 0.05, 0.05, iterate="random", generator=generator)
+        optimizer.register_step_post_hook(
+            lambda *_: iterates.append(torch.cat([p.detach().reshape(-1) for p in params]).numpy())
+        )
+        return optimizer
+
+    solution = fit(PROBLEM, rs, epochs=20, show_progress=False)
+    chosen = [np.array_equal(solution.theta, theta) for theta in iterates]
+    assert sum(chosen) == 1
+    assert not chosen[-1]
+    assert len(solution.tail) == 0  # it does not lead there
 
 
 def test_recipes_of_e_hand_on_both_its_settings_and_those_of_its_base():

@@ -147,6 +147,17 @@ def test_a_step_is_as_long_as_the_tensor_says() -> None:
         torch.testing.assert_close((theta - start).norm(), 0.01 * start.norm(), rtol=1e-5, atol=0)
 
 
+def test_a_tensor_that_is_zero_grows_from_nearly_nothing() -> None:
+    """φ(0) = ε₃ = 1e-10, and each step is η as long as the tensor: on a constant gradient ε₃((1+η)ᵏ − 1) after k steps."""
+    zero = nn.Parameter(torch.zeros(3, dtype=F64))
+    optimizer = Lamb([zero], lr=0.01, weight_decay=0.0)
+    for k in range(1, 501):
+        zero.grad = torch.tensor([1.0, -2.0, 3.0], dtype=F64)
+        optimizer.step()
+        if k in (1, 100, 500):
+            assert zero.detach().norm().item() == pytest.approx(1e-10 * (1.01**k - 1), rel=1e-4)
+
+
 # Half precision
 
 

@@ -433,6 +433,37 @@ def test_a_misleading_memory_is_given_up_for_the_gradient() -> None:
     assert optimizer.state[x]["steps"] == optimizer.state[x]["changes"] == []
 
 
+def test_strong_wolfe_gives_up_a_misleading_memory_too() -> None:
+    """Pairs of a flat parabola, then a steep one with the same gradient: −Hg is 10,000 times too long, −g is right."""
+    x = parameter(1.0)
+    optimizer, _ = minimize(
+        lambda x: (x**2).sum() / 2e4, x, steps=1, line_search="strong-wolfe", max_evaluations=1
+    )
+    here, slope = x.detach().clone(), 1e-4 * x.detach()
+    steep = closures(lambda x: (((x - here) ** 2) / 2 + slope * (x - here)).sum(), x)[0]
+    optimizer.step(steep)
+    assert optimizer.status == "the loss fell along the gradient; the memory was emptied"
+    assert optimizer.state[x]["steps"] == optimizer.state[x]["changes"] == []
+    torch.testing.assert_close(x.detach(), here - slope, rtol=1e-12, atol=0)
+    assert optimizer.gradient_evaluations == 2 + 3  # a trial, and then two of them
+
+
+@pytest.mark.parametrize("line_search", SEARCHES)
+def test_a_memory_that_points_uphill_is_emptied(line_search: str) -> None:
+    x = parameter(-1.2, 1.0)
+    optimizer, _ = minimize(rosenbrock, x, steps=6, line_search=line_search, safeguard=False)
+    optimizer.state[x]["changes"] = [-y for y in optimizer.state[x]["changes"]]
+    optimizer.param_groups[0]["lr"] = 1e-6  # so that every trial along −g falls
+    start, (closure, loss) = x.detach().clone(), closures(rosenbrock, x)
+    before = optimizer.step(closure, loss).item()
+    assert loss().item() < before
+    assert optimizer.status == "the loss fell"
+    assert optimizer.state[x]["steps"] == []
+    gradient = torch.func.grad(rosenbrock)(start)
+    moved = start - x.detach()
+    torch.testing.assert_close(moved / moved.norm(), gradient / gradient.norm(), rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize(("line_search", "trials"), [("golden-section", 6 * 6), ("strong-wolfe", 20)])
 def test_where_nothing_falls_the_parameters_stay_and_it_says_so(line_search: str, trials: int) -> None:
     x = parameter(2.0)
@@ -725,7 +756,7 @@ def test_autocast_around_a_step_changes_nothing_of_ours(line_search: str, dtype:
     ends = []
     for around in (False, True):
         x = nn.Parameter(torch.tensor([-1.2, 1.0] * 3, dtype=dtype))
-        optimizer = LBFGS([x], line_search=line_search, iterations=10)
+        optimizer = LBFGS([x], line_search=line_search, iterations=40)
         with torch.autocast("cpu", torch.bfloat16, enabled=around):
             optimizer.step(*closures(rosenbrock, x))
         ends.append(x.detach())

@@ -218,6 +218,21 @@ def test_an_example_that_is_flat_everywhere_is_passed_over() -> None:
     torch.testing.assert_close(x.detach().norm(), torch.tensor(3**0.5 * 0.9**20, dtype=F64))
 
 
+def test_on_a_plateau_the_gradient_is_taken_at_the_edge_of_the_ball_in_a_random_direction() -> None:
+    """f is flat within 0.05 of the start: neither there nor ρ/100 away is there a direction, but ρ away there is a slope."""
+    start, seen = torch.tensor([1.0, 2.0, 3.0], dtype=F64), []
+
+    def f(x: Tensor) -> Tensor:
+        seen.append(x.detach() - start)
+        return (x - start).square().sum().sub(0.05**2).clamp_min(0)
+
+    x = nn.Parameter(start.clone())
+    optimizer = SharpnessAwarePerturbation([x], 0.01, 0.1, batch_size=None, generator=generator())
+    optimizer.step(ObjectiveClosure(Objective([f], 3), x))
+    torch.testing.assert_close(seen[-1].norm(), torch.tensor(0.1, dtype=F64))
+    torch.testing.assert_close(x.detach() - start, -0.01 * 2 * seen[-1])
+
+
 # The iterate in the end
 
 
@@ -412,15 +427,6 @@ def test_a_state_resumes_bit_for_bit(algorithm: Algorithm, copied: str) -> None:
     assert resumed.steps == 12
 
 
-def test_step_hooks_run() -> None:
-    closure, calls = closure_of(network()), []
-    optimizer = SharpnessAwarePerturbation(closure.model.parameters(), 0.1, 0.1)
-    optimizer.register_step_pre_hook(lambda *_: calls.append("pre"))
-    optimizer.register_step_post_hook(lambda *_: calls.append("post"))
-    optimizer.step(closure, closure.sample)
-    assert calls == ["pre", "post"]
-
-
 def test_scaled_losses_give_the_same_steps() -> None:
     plain, scaled = closure_of(network()), closure_of(network())
     optimizer = SharpnessAwarePerturbation(plain.model.parameters(), 0.05, 0.3, generator=generator())
@@ -481,13 +487,6 @@ def test_what_is_for_all_parameters_is_the_same_in_every_group(settings: dict[st
     (name,) = settings
     with pytest.raises(InputError, match=f"{name} is for all parameters together and must be the same"):
         SharpnessAwarePerturbation([{"params": [p]}, {"params": [q], **settings}], 0.1, 0.1)
-
-
-@BOTH
-def test_a_closure_is_needed(algorithm: Algorithm) -> None:
-    optimizer = algorithm([nn.Parameter(torch.ones(1))], 0.1, 0.1)
-    with pytest.raises(InputError, match=f"{algorithm.__name__} evaluates the gradient itself"):
-        optimizer.step()
 
 
 def test_single_examples_must_come_from_somewhere() -> None:

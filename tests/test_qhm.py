@@ -66,6 +66,7 @@ def test_the_papers_rule(momentum: float, nu: float, weight_decay: float, maximi
     for i, (theta, start) in enumerate(zip(found, tensors(0), strict=True)):
         expected = paper_qhm(start, [sign * tensors(seed)[i] for seed in range(1, 31)], **settings)
         torch.testing.assert_close(theta, expected, rtol=1e-12, atol=1e-12)
+    assert all(torch.as_tensor(p.grad).equal(g) for p, g in zip(params, tensors(30), strict=True))
 
 
 @pytest.mark.parametrize("alpha", [-0.5, -5.0, -80.0, -99.5, 3.0])
