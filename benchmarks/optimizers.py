@@ -1,6 +1,6 @@
 """What a step costs: E, ALTO, Lamb, QHM, SAM and NSO beside their bases and peers, side by side in one run.
 
-    python -m benchmarks.optimizers                  # about two minutes
+    python -m benchmarks.optimizers                  # about a minute
     python -m benchmarks.optimizers --repeats 100    # on a busy machine
 
 Each line is the ratio of two medians over steps that take turns, and the quartiles of the ratio from turn to turn. 10
@@ -38,7 +38,7 @@ WARM_UP = 3
 
 def main(repeats: int) -> None:
     print(f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    print(f"\n{'step':44} {'ms':>7} {'other':>7} {'ratio':>6}  quartiles")
+    print(f"\n{'step':50} {'ms':>7} {'other':>7} {'ratio':>6}  quartiles")
     for name, shapes in SHAPES.items():
         for skip in (True, False):
             for fused in (False, True):
@@ -50,10 +50,10 @@ def main(repeats: int) -> None:
         compare(f"QHM / SGD with momentum, {name}", qhm, sgd, repeats)
         beside_peers(name, shapes, repeats)
     in_gradients(repeats)
-    print(f"\n{'memory, bytes per parameter (float32)':44} {'state':>7} {'extra inside a step':>20}")
+    print(f"\n{'memory, bytes per parameter (float32)':50} {'state':>7} {'extra inside a step':>20}")
     for label, make in OPTIMIZERS.items():
         kept, peak = memory(make, SHAPES["equal"])
-        print(f"{label:44} {kept:7.2f} {peak:20.2f}")
+        print(f"{label:50} {kept:7.2f} {peak:20.2f}")
 
 
 def momentum(parameters: Iterable[Tensor]) -> Optimizer:
@@ -152,7 +152,7 @@ def compare(label: str, ours: Step, other: Step, repeats: int) -> None:
     gc.enable()
     mine, base = 1e3 * np.median(seconds, axis=0)
     low, high = np.quantile(seconds[:, 0] / seconds[:, 1], (0.25, 0.75))
-    print(f"{label:44} {mine:7.2f} {base:7.2f} {mine / base:6.2f}  {low:.2f} to {high:.2f}", flush=True)
+    print(f"{label:50} {mine:7.2f} {base:7.2f} {mine / base:6.2f}  {low:.2f} to {high:.2f}", flush=True)
 
 
 def memory(

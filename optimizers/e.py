@@ -98,7 +98,8 @@ def adapt(gradients: list[Tensor], averages: list[Tensor], *, alpha: float, beta
             u = adapted(gradients[some], averages[some], alpha=alpha, beta=beta)
             torch._foreach_copy_(gradients[some], u)
     elif all(g.device.type == "cpu" for g in gradients):
-        for g, e in zip(gradients, averages, strict=True):
+        # Backwards: what `usable` read last, and what the base will step on first, is then still in the cache.
+        for g, e in zip(reversed(gradients), reversed(averages), strict=True):
             _adapt(Tensor.lerp_, g, e, c, beta)
     else:
         _adapt(torch._foreach_lerp_, gradients, averages, c, beta)
