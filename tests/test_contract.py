@@ -352,9 +352,12 @@ def test_zero_grad(name: str) -> None:
 
 
 @every
-def test_one_that_evaluates_the_closure_several_times_is_no_base(name: str) -> None:
+def test_one_that_needs_more_than_gradients_is_no_base(name: str) -> None:
     run = Run.of(name)
-    if run.needs_closure:
+    if getattr(run.optimizer, "needs_loss", False):
+        with pytest.raises(InputError, match=r"needs the loss as well; put it outside"):
+            SAM(run.optimizer)
+    elif run.needs_closure:
         with pytest.raises(InputError, match="calls a closure several times a step"):
             SAM(run.optimizer)
     else:
