@@ -102,10 +102,14 @@ def blocks(tensors: Sequence[Tensor]) -> Iterator[slice]:
         yield slice(None)
 
 
-def check_range(name: str, value: float, *, below: float = math.inf, positive: bool = False) -> None:
-    """InputError unless 0 ≤ value < below (0 < value if positive)."""
-    if not (0 < value < below if positive else 0 <= value < below):
-        interval = f"{'(' if positive else '['}0, {below:g})"
+def check_range(name: str, value: Any, *, below: float = math.inf, positive: bool = False) -> None:
+    """InputError unless value is a number with 0 ≤ value < below (0 < value if positive)."""
+    interval = f"{'(' if positive else '['}0, {below:g})"
+    try:
+        inside = 0 < value < below if positive else 0 <= value < below
+    except TypeError:
+        raise InputError(f"{name} must be a number in {interval}, got {value!r}.") from None
+    if not inside:
         raise InputError(f"{name} must be in {interval}, got {value}.")
 
 

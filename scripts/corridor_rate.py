@@ -1,8 +1,13 @@
 """Does the corridor learning rate spare the search for a rate? CLR and its safeguards beside fixed SGD rates.
 
-python -m scripts.corridor_rate    # digits; for MNIST add --problem "mnist-fcp(train=5000)" --epochs 20 --seeds 3
-Prints the ends; draws curves.png (the rules, and in hindsight the best fixed rate) and ends.png.
---only full takes the full batch alone.
+python -m scripts.corridor_rate prints the ends, and draws curves.png (rules, and in hindsight the best fixed rate) and ends.png.
+
+Args:
+    problem: a problem's name; for MNIST "mnist-fcp(train=5000)", with --epochs 20 --seeds 3.
+    epochs: passes over the data.
+    seeds: runs of each rule.
+    only: full, 512 or 64 for that batch alone.
+    out: the folder of runs, which resume, and pictures.
 """
 
 from collections.abc import Sequence
@@ -22,7 +27,7 @@ from landscape.plots import plot_tracks
 from landscape.problems import select
 from landscape.results import Track
 from optimizers import CLR, DataClosure
-from scripts.study import command, end, tracks
+from scripts.study import command, end, save, tracks
 
 BATCHES = {"batch 64": 64, "batch 512": 512, "full batch": 10**9}
 GRID = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
@@ -88,7 +93,7 @@ def picture(found: dict[str, list[Track]], values: Sequence[str], xlabel: str, p
             plot_tracks(found[batch], ax, value=value, log=value != ACCURACY, xlabel=xlabel)
             ax.set(xscale="log" if xlabel == "rate" else "linear", ylim=SHOWN[value], title=batch)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    figure.savefig(path, dpi=75)
+    save(figure, path, dpi=75)
 
 
 if __name__ == "__main__":

@@ -7,16 +7,21 @@ from typing import Any
 
 import numpy as np
 from jsonargparse import auto_cli
+from matplotlib.figure import Figure
 
 from landscape import InputError
 from landscape.intervals import mean_interval
-from landscape.records import file_name, load
+from landscape.records import atomic_file, file_name, load
 from landscape.results import Track
 from landscape.tasks import Task, cores, run_tasks, sole_use
 
 
 def command(main: Callable[..., None]) -> None:
-    """Run main with options from the command line; input that cannot be used ends in one sentence and exit code 2."""
+    """Run main with options from the command line, explained under "Args:" in its script's docstring.
+
+    Input that cannot be used ends in one sentence and exit code 2.
+    """
+    main.__doc__ = sys.modules[main.__module__].__doc__
     try:
         auto_cli(main, as_positional=False)
     except InputError as error:
@@ -40,6 +45,8 @@ def tracks(
 
     A cell is JSON, and named by its values. Cells run in as many processes as there are cores, unless jobs says otherwise.
     """
+    if not cells:
+        raise InputError("there is nothing to run; give at least one seed.")
     tasks = [
         Task(out / f"{file_name('-'.join(map(str, cell.values())))}.npz", work, settings=cell)
         for cell in cells
@@ -48,6 +55,12 @@ def tracks(
         run_tasks(tasks, context, title=title, jobs=jobs or cores())
     found = [load(task.output) for task in tasks]
     return [track for track in found if isinstance(track, Track)]
+
+
+def save(figure: Figure, path: Path, *, dpi: int = 80) -> None:
+    """Write a picture as PNG, whole or not at all."""
+    with atomic_file(path) as file:
+        figure.savefig(file, format="png", dpi=dpi)
 
 
 def end(runs: Sequence[Track], value: str, *, log: bool = False) -> tuple[float, str]:

@@ -1,10 +1,11 @@
 """What E does on four toy valleys, always beside a base without E whose momentum is equally long.
 
-python -m scripts.valleys          # about a minute: five tables, and docs/optimizers/valleys.png
+python -m scripts.valleys          # about a minute: five tables and a picture
+Settings are the paper's toy ones (Zhao et al., 2025: Adam with first moment 0.95; β = 0.99, α = −80), and α on plain SGD.
+The control's first moment is equal_momentum(α, β₂). From the first gradient it is torch's SGD with dampening, else QHM.
 
-Settings are the paper's toy ones (Zhao et al., 2025: Adam with first moment 0.95; β = 0.99, α = −80), and a range of α on
-plain SGD. The control's first moment is equal_momentum(α, β₂). Averages start from zero, as in the paper, or
-from the first gradient: E by its init; the control as QHM with ν = 1 (zero) or as torch's SGD with dampening (first).
+Args:
+    out: the picture.
 """
 
 import math
@@ -20,7 +21,7 @@ from torch.optim import SGD, Adam
 from landscape.plots.style import PALETTE, dress
 from landscape.potentials import cardioid, ladder, ravine
 from optimizers import QHM, E, equal_momentum
-from scripts.study import command
+from scripts.study import command, save
 
 LR, STEPS, RATES = 0.03, 3000, (0.003, 0.01, 0.02, 0.03, 0.05)
 ALPHAS = (0.0, -5.0, -10.0, -20.0, -30.0, -40.0, -50.0, -60.0, -70.0, -80.0, -90.0, -95.0)
@@ -30,7 +31,7 @@ LOOKS = {"base": (PALETTE[0], "o"), "E": (PALETTE[1], "s"), "control": (PALETTE[
 STYLES: dict[str, Any] = {name: {"c": c, "marker": m, "ms": 4} for name, (c, m) in LOOKS.items()}
 
 
-def main(out: Path = Path("docs/optimizers/valleys.png")) -> None:
+def main(out: Path = Path("runs/valleys.png")) -> None:
     figure = Figure(figsize=(9.6, 7.6), layout="constrained")
     a, b, c, d = figure.subplots(2, 2).flat
     x = -torch.tensor(ALPHAS)
@@ -51,14 +52,13 @@ def main(out: Path = Path("docs/optimizers/valleys.png")) -> None:
     d.plot(*RING, "x", c="#767676", ms=4, label="starts")
     for name, path in paths[RATES.index(LR)].items():
         d.plot(*path[-1], ls="", label=f"ends of {name}", **STYLES[name])
-
     dress(a, title="Ladder, Adam: the minimum reached", xlabel=f"step, learning rate {LR}", ylabel="x")
     dress(b, title="Slope with a well, SGD", xlabel="−α", ylabel="deepest well passed")
     dress(c, title="Ravine, SGD: its middle is flattest", xlabel="−α", ylabel="final |x|").set_ylim(top=2.6)
     dress(d, title="Cardioid, Adam: the cusp is flattest", xlabel="x", ylabel="y").set_ylim(top=3.6)
     for ax in (a, b, c, d):
         ax.legend(fontsize=8, frameon=False, ncols=2)
-    figure.savefig(out, dpi=100)
+    save(figure, out, dpi=100)
 
 
 def adams(lr: float) -> dict[str, Any]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +84,27 @@ def test_a_study_runs_each_cell_once(tmp_path: Path) -> None:
     for one, other in zip(first, again, strict=False):
         np.testing.assert_array_equal(one.values["x"], other.values["x"])
     assert not np.array_equal(again[0].values["x"], again[1].values["x"])
+
+
+def test_a_study_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nothing to run; give at least one seed"):
+        tracks(tmp_path / "out", drawn, [], title="")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("script", ["valleys", "escape", "corridor_rate"])
+def test_a_script_explains_its_options(
+    script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = importlib.import_module(f"scripts.{script}")
+    monkeypatch.setattr("sys.argv", [script, "--help"])
+    with pytest.raises(SystemExit):
+        command(module.main)
+    told = " ".join(capsys.readouterr().out.split())
+    assert (module.__doc__ or "").partition("\n")[0][:60] in told
+    for name, parameter in inspect.signature(module.main).parameters.items():
+        assert re.search(rf"--{name} \S+ \w+", told), name
+        assert str(parameter.default) in told
 
 
 def test_a_command_ends_bad_input_in_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
