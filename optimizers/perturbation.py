@@ -68,7 +68,8 @@ def normal(parameters: Sequence[Tensor], generator: torch.Generator) -> list[Ten
 def sphere(parameters: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
     """A direction uniform on the unit sphere of R^P, in the shape of the parameters."""
     direction = normal(parameters, generator)
-    return list(torch._foreach_div(direction, norm(direction)))
+    length = norm(direction)
+    return [d / length.to(d.device) for d in direction]
 
 
 def own_generator(generator: torch.Generator | None) -> torch.Generator:
