@@ -93,6 +93,12 @@ def number(loss: Any) -> float:
     return float(loss.detach() if isinstance(loss, Tensor) else loss)
 
 
+def norm(tensors: Sequence[Tensor], *, dtype: torch.dtype | None = None) -> Tensor:
+    """The Euclidean norm of all tensors as one vector, a 0-dimensional tensor, taken in dtype (None for their own)."""
+    norms = torch._foreach_norm(list(tensors), 2, dtype)
+    return torch.linalg.vector_norm(torch.stack([n.to(tensors[0].device) for n in norms]))
+
+
 def blocks(tensors: Sequence[Tensor]) -> Iterator[slice]:
     """Which tensors to update together: all on an accelerator, where launches cost; one at a time on a CPU, so that it
     stays in the cache from one operation to the next."""

@@ -30,6 +30,7 @@ from .contract import (
     check_range,
     dense_gradients,
     evaluated,
+    norm,
     parameters_of,
     usable,
     with_gradient,
@@ -53,10 +54,12 @@ class LayerwiseAdam(Optimizer, ABC):
         loss = None if closure is None else evaluated(closure)
         gradients = dense_gradients(parameters_of(self))
         clip_norm = self.param_groups[0]["clip_norm"]
-        norm = math.nan if clip_norm is None else _total_norm(gradients)
-        if not usable(loss, [] if math.isfinite(norm) else gradients):  # a finite norm has no other terms
+        length = math.nan
+        if clip_norm is not None and gradients:
+            length = float(norm(gradients, dtype=wide(gradients)))
+        if not usable(loss, [] if math.isfinite(length) else gradients):  # a finite norm has no other terms
             return loss
-        factor = 1.0 if clip_norm is None else min(1.0, clip_norm / (norm + CLIP_EPS))
+        factor = 1.0 if clip_norm is None else min(1.0, clip_norm / (length + CLIP_EPS))
         for group in self.param_groups:
             thetas = with_gradient(group["params"])
             for device in dict.fromkeys(p.device for p in thetas):
@@ -160,12 +163,6 @@ def check_betas(betas: Any, of: tuple[str, ...]) -> None:
         )
     for i, value in enumerate(betas):
         check_range(f"betas[{i}]", value, below=1)
-
-
-def _total_norm(gradients: list[Tensor]) -> float:
-    """Of all gradients as one vector."""
-    norms = torch._foreach_norm(gradients, 2, dtype=wide(gradients)) if gradients else [torch.zeros(())]
-    return float(torch.linalg.vector_norm(torch.stack([n.to(norms[0].device) for n in norms])))
 
 
 def _check_settings(settings: dict[str, Any], groups: Sequence[dict[str, Any]]) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from landscape import InputError
 
-from .contract import Closure, dense_gradients, evaluated
+from .contract import Closure, dense_gradients, evaluated, norm
 
 
 def gradient(closure: Closure, parameters: Sequence[Tensor]) -> tuple[Any, list[Tensor]]:
@@ -42,13 +42,6 @@ def displaced(
     finally:
         with torch.no_grad():
             torch._foreach_copy_(parameters, kept)
-
-
-def norm(tensors: Sequence[Tensor]) -> Tensor:
-    """The Euclidean norm of all tensors as one vector, a 0-dimensional tensor."""
-    return torch.linalg.vector_norm(
-        torch.stack([n.to(tensors[0].device) for n in torch._foreach_norm(list(tensors))])
-    )
 
 
 def inner(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:

@@ -27,8 +27,8 @@ from torch.optim.optimizer import ParamsT
 
 from landscape import InputError
 
-from .contract import Closure, check_one_of, check_range, parameters_of, usable
-from .perturbation import gradient, inner, norm, own_generator, resume
+from .contract import Closure, check_one_of, check_range, norm, parameters_of, usable
+from .perturbation import gradient, inner, own_generator, resume
 
 Iterate = Literal["last", "random"]
 Aside = Callable[

@@ -25,12 +25,13 @@ from .contract import (
     check_range,
     dense_gradients,
     evaluated,
+    norm,
     parameters_of,
     required,
     usable,
     with_gradient,
 )
-from .perturbation import displaced, norm
+from .perturbation import displaced
 
 NO_LENGTH = 1e-30  # of ‖g‖/ρ, below which g counts as zero: ρ/‖g‖ must be a number in float32
 

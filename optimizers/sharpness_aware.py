@@ -15,8 +15,8 @@ from torch.optim.optimizer import ParamsT
 
 from landscape import InputError
 
-from .contract import Closure, check_count, required, usable
-from .perturbation import displaced, gradient, norm, sphere
+from .contract import Closure, check_count, norm, required, usable
+from .perturbation import displaced, gradient, sphere
 from .perturbed_descent import Iterate, PerturbedDescent
 
 Sample = Callable[[int, torch.Generator], Closure]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import io
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ExponentialLR
+from training import going_on
 
 from landscape import InputError
 from optimizers.alto import ALTO
@@ -240,15 +239,8 @@ def test_a_state_resumes_bit_for_bit(settings: dict[str, Any], copied: str) -> N
     run(ALTO(whole, lr=0.01, **settings), whole, range(1, 12))
     stopped = ALTO(first, lr=0.01, **settings)
     run(stopped, first, range(1, 6))
-    if copied == "deepcopy":
-        second, resumed = copy.deepcopy((first, stopped))
-    else:
-        file = io.BytesIO()
-        torch.save(stopped.state_dict(), file)
-        file.seek(0)
-        second = [nn.Parameter(p.detach().clone()) for p in first]
-        resumed = ALTO(second, lr=7.0)  # the state dict brings the settings
-        resumed.load_state_dict(torch.load(file, weights_only=True))
+    # The state dict brings the settings.
+    second, resumed = going_on(copied, first, stopped, lambda second: ALTO(second, lr=7.0))
     run(resumed, second, range(6, 12))
     assert all(p.equal(q) for p, q in zip(whole, second, strict=True))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import math
 from collections.abc import Callable
 from itertools import pairwise
@@ -16,6 +15,7 @@ from standard_functions import Function, beale, powell_singular, rosenbrock, woo
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import ExponentialLR
+from training import going_on
 
 from landscape import InputError, Objective
 from optimizers.closures import DataClosure, ObjectiveClosure, scaled_closure
@@ -698,15 +698,8 @@ def test_a_state_resumes_bit_for_bit(copied: str, line_search: str) -> None:
     whole, first = parameter(*start), parameter(*start)
     all_along, _ = minimize(rosenbrock, whole, steps=15, **settings)
     stopped, _ = minimize(rosenbrock, first, steps=4, **settings)
-    if copied == "deepcopy":
-        second, resumed = copy.deepcopy((first, stopped))
-    else:
-        file = io.BytesIO()
-        torch.save(stopped.state_dict(), file)
-        file.seek(0)
-        second = nn.Parameter(first.detach().clone())
-        resumed = LBFGS([second])  # the state dict brings the settings
-        resumed.load_state_dict(torch.load(file, weights_only=True))
+    # The state dict brings the settings.
+    second, resumed = going_on(copied, first, stopped, lambda second: LBFGS([second]))
     assert resumed.status == stopped.status
     closure, loss = closures(rosenbrock, second)
     for _ in range(11):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import io
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import ExponentialLR
+from training import going_on
 
 from landscape import InputError, Objective, model_objective
 from optimizers.closures import DataClosure, ObjectiveClosure, scaled_closure
@@ -410,15 +409,8 @@ def test_a_state_resumes_bit_for_bit(algorithm: Algorithm, copied: str) -> None:
     stepped(uninterrupted, whole, 12)
     stopped = made(first.model, 5, **settings)
     stepped(stopped, first, 7)
-    if copied == "deepcopy":
-        second, resumed = copy.deepcopy((first, stopped))
-    else:
-        file = io.BytesIO()
-        torch.save(stopped.state_dict(), file)
-        file.seek(0)
-        second = copy.deepcopy(first)
-        resumed = made(second.model, 99, lr=7.0, rho=1.0)  # the state dict brings settings and random numbers
-        resumed.load_state_dict(torch.load(file, weights_only=True))
+    # The state dict brings the settings.
+    second, resumed = going_on(copied, first, stopped, lambda second: made(second.model, 99, lr=7.0, rho=1.0))
     stepped(resumed, second, 5)
     assert theta_of(second.model).equal(theta_of(whole.model))
     for optimizer in (uninterrupted, resumed):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import io
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import ExponentialLR
+from training import going_on
 
 from landscape import InputError
 from optimizers.e import E
@@ -153,15 +152,8 @@ def test_a_state_resumes_bit_for_bit(copied: str) -> None:
     run(QHM(whole, lr=0.1), whole, range(1, 12))
     stopped = QHM(first, lr=0.1)
     run(stopped, first, range(1, 6))
-    if copied == "deepcopy":
-        second, resumed = copy.deepcopy((first, stopped))
-    else:
-        file = io.BytesIO()
-        torch.save(stopped.state_dict(), file)
-        file.seek(0)
-        second = [nn.Parameter(p.detach().clone()) for p in first]
-        resumed = QHM(second, lr=7.0, nu=0.1)
-        resumed.load_state_dict(torch.load(file, weights_only=True))
+    # The state dict brings the settings.
+    second, resumed = going_on(copied, first, stopped, lambda second: QHM(second, lr=7.0, nu=0.1))
     run(resumed, second, range(6, 12))
     assert all(p.equal(q) for p, q in zip(whole, second, strict=True))
 

@@ -9,47 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
+from training import BASES, F64, closure_of, parameter
 
 from landscape import InputError
-from optimizers.alto import ALTO
-from optimizers.e import E
-from optimizers.lamb import Lamb
 from optimizers.sam import SAM
-
-F64 = torch.float64
-BASES: dict[str, Callable[[Any], Optimizer]] = {
-    "sgd": lambda params: SGD(params, lr=0.05, momentum=0.9, weight_decay=1e-3),
-    "adamw": lambda params: AdamW(params, lr=0.01),
-    "e-sgd": lambda params: E(SGD(params, lr=0.05)),
-    "alto": lambda params: ALTO(params, lr=0.01),
-    "lamb": lambda params: Lamb(params, lr=0.01),
-}
-
-
-def parameter(*values: float) -> nn.Parameter:
-    return nn.Parameter(torch.tensor(values, dtype=F64))
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
-
-
-def closure_of(
-    optimizer: Optimizer, loss: Callable[[], Tensor], seen: list[Tensor] | None = None
-) -> Callable[[], Tensor]:
-    """Notes in ``seen`` where it was called."""
-
-    def closure() -> Tensor:
-        if seen is not None:
-            seen.append(
-                torch.cat([p.detach().reshape(-1) for g in optimizer.param_groups for p in g["params"]])
-            )
-        optimizer.zero_grad()
-        value = loss()
-        value.backward()
-        return value.detach()
-
-    return closure
 
 
 def network() -> nn.Module:
