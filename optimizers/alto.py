@@ -6,14 +6,18 @@ Algorithm 2 is Lamb with bias correction (see lamb.py) on the gradients u of E (
     m = β₂ m + (1−β₂) u,     v = β₃ v + (1−β₃) u²,     and on as Lamb does.
 """
 
+# pyright: reportPrivateImportUsage=false
+# torch._foreach_*: see contract.py
+
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from .e import Init, adapted, average_of, check_adaptor
+from .e import Init, adapt, average_of, check_adaptor
 from .lamb import LayerwiseAdam, check_betas
 from .lamb_rule import TrustRatio
 
@@ -67,10 +71,12 @@ class ALTO(LayerwiseAdam):
         super().__init__(params, defaults)
 
     def _seen(
-        self, group: dict[str, Any], states: list[dict[str, Any]], gradients: list[Tensor]
+        self, group: dict[str, Any], states: list[dict[str, Any]], gradients: list[Tensor], factor: float
     ) -> list[Tensor]:
-        averages = [average_of(state, g, group["init"]) for state, g in zip(states, gradients, strict=True)]
-        return adapted(gradients, averages, alpha=group["alpha"], beta=group["betas"][0])
+        u = list(torch._foreach_mul(gradients, factor))
+        averages = [average_of(state, g, group["init"]) for state, g in zip(states, u, strict=True)]
+        adapt(u, averages, alpha=group["alpha"], beta=group["betas"][0])
+        return u
 
     def _check(self, settings: dict[str, Any]) -> None:
         check_betas(settings["betas"], ("E", "first moment", "second moment"))

@@ -1,7 +1,8 @@
 """What all optimizers here do alike: call closures, refuse what cannot be stepped on, go through many tensors, check settings."""
 
 # pyright: reportPrivateImportUsage=false
-# torch.optim itself is built on torch._foreach_*: one kernel launch for all tensors instead of one for each.
+# torch.optim itself is built on torch._foreach_*, one kernel launch for all tensors instead of one for each, and on
+# torch._fused_*, one pass over memory for a whole update.
 
 from __future__ import annotations
 
@@ -18,6 +19,9 @@ from torch.optim import Optimizer
 from landscape import InputError
 
 Closure = Callable[[], Any]
+_CACHED = (
+    2**18
+)  # numbers: a few buffers of so many stay in a core's cache (measured, benchmarks/optimizers.py)
 
 
 def evaluated(closure: Closure) -> Any:
@@ -100,12 +104,29 @@ def norm(tensors: Sequence[Tensor], *, dtype: torch.dtype | None = None) -> Tens
 
 
 def blocks(tensors: Sequence[Tensor]) -> Iterator[slice]:
-    """Which tensors to update together: all on an accelerator, where launches cost; one at a time on a CPU, so that it
-    stays in the cache from one operation to the next."""
-    if all(t.device.type == "cpu" for t in tensors):
-        yield from (slice(i, i + 1) for i in range(len(tensors)))
-    else:
+    """Which tensors to update together: all on an accelerator, where launches cost; as many as stay in the cache from one
+    operation to the next on a CPU, and a larger one alone."""
+    if any(t.device.type != "cpu" for t in tensors):
         yield slice(None)
+        return
+    start = size = 0
+    for i, t in enumerate(tensors):
+        if size and size + t.numel() > _CACHED:
+            yield slice(start, i)
+            start, size = i, 0
+        size += t.numel()
+    if start < len(tensors):
+        yield slice(start, len(tensors))
+
+
+def fusable(*lists: Sequence[Tensor]) -> bool:
+    """Whether torch's fused kernels can take these lists of tensors: of one kind, and contiguous, as those kernels go
+    through memory and know no strides."""
+    first = next((t for some in lists for t in some), None)
+    if first is None or not first.is_floating_point() or first.device.type not in ("cpu", "cuda"):
+        return False
+    dtype, device = first.dtype, first.device
+    return all(t.dtype == dtype and t.device == device and t.is_contiguous() for some in lists for t in some)
 
 
 def check_range(name: str, value: Any, *, below: float = math.inf, positive: bool = False) -> None:

@@ -13,7 +13,7 @@ which needs one buffer and no previous gradient: for α < 0 it is quasi-hyperbol
 """
 
 # pyright: reportPrivateImportUsage=false
-# torch._foreach_*: see contract.py
+# torch._foreach_*, torch._fused_*: see contract.py
 
 from __future__ import annotations
 
@@ -27,7 +27,16 @@ from torch.optim import Optimizer
 from landscape import InputError
 
 from .adaptor import Adaptor
-from .contract import blocks, check_one_of, dense_gradients, evaluated, parameters_of, usable, with_gradient
+from .contract import (
+    blocks,
+    check_one_of,
+    dense_gradients,
+    evaluated,
+    fusable,
+    parameters_of,
+    usable,
+    with_gradient,
+)
 
 Init = Literal["zero", "first"]
 
@@ -93,30 +102,27 @@ class E(Adaptor):
 def adapt(gradients: list[Tensor], averages: list[Tensor], *, alpha: float, beta: float) -> None:
     """Every gradient g becomes u = (1−c) g + c e, c = −α(1−β), and every e becomes βe + (1−β)g. Both in place."""
     c = -alpha * (1 - beta)
-    if c > 0.5:  # the form below divides by 1 − c, and would lose digits
-        for some in blocks(gradients):
-            u = adapted(gradients[some], averages[some], alpha=alpha, beta=beta)
-            torch._foreach_copy_(gradients[some], u)
-    elif all(g.device.type == "cpu" for g in gradients):
-        # Backwards: what `usable` read last, and what the base will step on first, is then still in the cache.
-        for g, e in zip(reversed(gradients), reversed(averages), strict=True):
-            _adapt(Tensor.lerp_, g, e, c, beta)
-    else:
-        _adapt(torch._foreach_lerp_, gradients, averages, c, beta)
-
-
-def adapted(g: list[Tensor], e: list[Tensor], *, alpha: float, beta: float) -> list[Tensor]:
-    """The u of every gradient g, which stays; every e becomes βe + (1−β)g in place."""
-    u = list(torch._foreach_lerp(g, e, -alpha * (1 - beta)))
-    torch._foreach_lerp_(e, g, 1 - beta)
-    return u
-
-
-def _adapt(lerp_: Callable[..., Any], g: Any, e: Any, c: float, beta: float) -> None:
-    """By lerp_(a, b, w), which makes a into a + w(b − a). No third tensor: e follows from u, as u − e = (1−c)(g − e)."""
-    if c:
-        lerp_(g, e, c)
-    lerp_(e, g, (1 - beta) / (1 - c))
+    if 0 < abs(c) <= beta / 2 and fusable(gradients, averages):  # a larger c/β would lose digits below
+        # With e' the new average, u = g + (c/β)(e' − g). Nesterov's SGD reads and writes g and e but once; where the
+        # parameter p is the gradient g itself, it takes g' = (1+λ)g, e' = βe + (1−d)g', and p = g − η(g' + βe').
+        torch._fused_sgd_(
+            gradients,
+            gradients,
+            averages,
+            weight_decay=-(1 + beta),
+            momentum=beta,
+            dampening=1 / beta,
+            lr=-c / beta**2,
+            nesterov=True,
+            maximize=False,
+            is_first_step=False,
+        )
+        return
+    for some in blocks(gradients):
+        g, e = gradients[some], averages[some]
+        u = torch._foreach_lerp(g, e, c)
+        torch._foreach_lerp_(e, g, 1 - beta)
+        torch._foreach_copy_(g, u)
 
 
 def average_of(state: dict[str, Any], gradient: Tensor, init: Init) -> Tensor:

@@ -62,8 +62,8 @@ class LayerwiseAdam(Optimizer, ABC):
         factor = 1.0 if clip_norm is None else min(1.0, clip_norm / (length + CLIP_EPS))
         for group in self.param_groups:
             thetas = with_gradient(group["params"])
-            for device in dict.fromkeys(p.device for p in thetas):
-                self._step_group(group, [p for p in thetas if p.device == device], factor)
+            for kind in dict.fromkeys((p.device, p.dtype) for p in thetas):
+                self._step_group(group, [p for p in thetas if (p.device, p.dtype) == kind], factor)
         return loss
 
     def _step_group(self, group: dict[str, Any], thetas: list[Tensor], factor: float) -> None:
@@ -71,17 +71,10 @@ class LayerwiseAdam(Optimizer, ABC):
         shared = {key: group[key] for key in ("eps", "weight_decay", "bias_correction", "trust_ratio")}
         rule = LambRule(lr=float(group["lr"]), betas=tuple(group["betas"][-2:]), **shared)
         for some in blocks(thetas):
-            gradients = dense_gradients(thetas[some])
-            if factor != 1:
-                gradients = list(torch._foreach_mul(gradients, factor))  # p.grad stays whole
             states = [self._state(p) for p in thetas[some]]
-            u = self._seen(group, states, gradients)
+            u = self._seen(group, states, dense_gradients(thetas[some]), factor)
             m, v, steps = ([state[key] for state in states] for key in ("m", "v", "step"))
-            if thetas[0].device.type == "cpu":
-                for one in zip(thetas[some], u, m, v, steps, strict=True):
-                    rule.one(*one)
-            else:
-                rule.together(thetas[some], u, m, v, steps)
+            rule.step(thetas[some], u, m, v, steps)
 
     def _state(self, theta: Tensor) -> dict[str, Any]:
         """The state of one tensor, made at its first gradient, with its steps counted, this one included."""
@@ -92,10 +85,10 @@ class LayerwiseAdam(Optimizer, ABC):
         return state
 
     def _seen(
-        self, group: dict[str, Any], states: list[dict[str, Any]], gradients: list[Tensor]
+        self, group: dict[str, Any], states: list[dict[str, Any]], gradients: list[Tensor], factor: float
     ) -> list[Tensor]:
-        """What the moments see in place of the gradients, which must stay as they are."""
-        return gradients
+        """What the moments see: here factor times the gradients, which stay as they are."""
+        return gradients if factor == 1 else list(torch._foreach_mul(gradients, factor))
 
     @abstractmethod
     def _check(self, settings: dict[str, Any]) -> None:

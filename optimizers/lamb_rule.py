@@ -1,14 +1,7 @@
-"""The step of Lamb and ALTO on plain tensors (the formula is in lamb.py): one tensor on a CPU, many on an accelerator.
-
-With bᵢ = 1 − βᵢᵏ (1 without bias correction) and the number s = √b₃/b₂ the formula's r is s q,
-
-    q = m/(√v + ε₁√b₃) + (λ/s) θ,
-
-which reads m and v once less than m̂ and v̂ would.
-"""
+"""The step of Lamb and ALTO on plain tensors (the formula is in lamb.py)."""
 
 # pyright: reportPrivateImportUsage=false
-# torch._foreach_*: see contract.py
+# torch._foreach_*, torch._fused_*: see contract.py
 
 from __future__ import annotations
 
@@ -20,6 +13,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+from .contract import fusable
 
 TrustRatio = Literal["all", "decayed"]
 PHI_EPS = 1e-10  # ε₃: lets a tensor that is zero move
@@ -36,24 +31,7 @@ class LambRule:
     bias_correction: bool
     trust_ratio: TrustRatio
 
-    def one(self, theta: Tensor, gradient: Tensor, m: Tensor, v: Tensor, k: int) -> None:
-        """The k-th step of one tensor on the CPU, where a norm is a number without waiting for it."""
-        beta2, beta3 = self.betas
-        m.lerp_(gradient, 1 - beta2)
-        v.mul_(beta3).addcmul_(gradient, gradient, value=1 - beta3)
-        s, root_b3 = self._corrections(k)
-        root = v.sqrt().add_(self.eps * root_b3)
-        if self._plain:
-            theta.addcdiv_(m, root, value=-self.lr * s)
-            return
-        q = torch.div(m, root, out=root).add_(theta, alpha=self.weight_decay / s)
-        dtype = wide([theta])
-        weight, length = (float(torch.linalg.vector_norm(t, dtype=dtype)) for t in (theta, q))
-        above, below = self._fraction(weight, s * length)
-        scale = s * (above / below if above > 0 and below > 0 else 1.0)
-        theta.add_(q, alpha=-self.lr * min(scale, largest([theta])))
-
-    def together(
+    def step(
         self,
         thetas: list[Tensor],
         gradients: list[Tensor],
@@ -61,35 +39,71 @@ class LambRule:
         v: list[Tensor],
         steps: list[int],
     ) -> None:
-        """``one`` for every tensor in lists on one device, with few launches and without waiting for it."""
+        """One step of tensors of one dtype on one device; each has its own number of steps, this one included."""
+        if self.trust_ratio == "decayed" and self.weight_decay == 0:
+            self.add_direction(thetas, gradients, m, v, steps, scale=-self.lr)
+            return
+        r = list(torch._foreach_mul(thetas, self.weight_decay))
+        self.add_direction(r, gradients, m, v, steps)
+        if thetas[0].device.type == "cpu":
+            self.move_each(thetas, r)
+        else:
+            self.move_together(thetas, r)
+
+    def move_each(self, thetas: list[Tensor], r: list[Tensor]) -> None:
+        """Every tensor along its r, on a CPU, where a norm is a number without waiting for it."""
+        weights, lengths = (torch._foreach_norm(t, 2, dtype=wide(thetas)) for t in (thetas, r))
+        largest = finite_max(thetas)
+        for theta, one, weight, length in zip(thetas, r, weights, lengths, strict=True):
+            above, below = self._fraction(float(weight), float(length))
+            ratio = above / below if above > 0 and below > 0 else 1.0
+            theta.add_(one, alpha=-self.lr * min(ratio, largest))
+
+    def move_together(self, thetas: list[Tensor], r: list[Tensor]) -> None:
+        """The same with few launches and without waiting for the device. Changes r."""
+        weights, lengths = (torch.stack(torch._foreach_norm(t, 2, dtype=wide(thetas))) for t in (thetas, r))
+        above, below = self._fraction(weights, lengths)
+        ratio = torch.where((above > 0) & (below > 0), above / below, 1.0)
+        torch._foreach_mul_(r, list(ratio.clamp(max=finite_max(thetas)).unbind()))
+        torch._foreach_add_(thetas, r, alpha=-self.lr)
+
+    def add_direction(
+        self,
+        to: list[Tensor],
+        gradients: list[Tensor],
+        m: list[Tensor],
+        v: list[Tensor],
+        steps: list[int],
+        *,
+        scale: float = 1.0,
+    ) -> None:
+        """m and v take the gradients in, and scale m̂/(√v̂ + ε₁) is added to every tensor of `to`: Adam's update."""
         beta2, beta3 = self.betas
+        if fusable(to, gradients, m, v):
+            counts = [float(k) if self.bias_correction else math.inf for k in steps]  # 1 − β^∞ = 1
+            torch._fused_adam_(
+                to,
+                gradients,
+                m,
+                v,
+                [],
+                list(torch.tensor(counts, device=to[0].device).unbind()),
+                lr=-scale,
+                beta1=beta2,
+                beta2=beta3,
+                eps=self.eps,
+                weight_decay=0.0,
+                amsgrad=False,
+                maximize=False,
+            )
+            return
         torch._foreach_lerp_(m, gradients, 1 - beta2)
         torch._foreach_mul_(v, beta3)
         torch._foreach_addcmul_(v, gradients, gradients, 1 - beta3)
-        s, root_b3 = zip(*map(self._corrections, steps), strict=True)
-        root = torch._foreach_sqrt(v)
-        torch._foreach_add_(root, [self.eps * x for x in root_b3])
-        if self._plain:
-            torch._foreach_addcdiv_(thetas, m, root, [-self.lr * x for x in s])
-            return
-        q = torch._foreach_mul(thetas, [self.weight_decay / x for x in s])
-        torch._foreach_addcdiv_(q, m, root)
-        dtype = wide(thetas)
-        weights, lengths = (torch.stack(torch._foreach_norm(t, 2, dtype=dtype)) for t in (thetas, q))
-        scale = torch.tensor(s, dtype=dtype, device=lengths.device)
-        above, below = self._fraction(weights, scale * lengths)
-        scale *= torch.where((above > 0) & (below > 0), above / below, 1.0)
-        torch._foreach_mul_(q, list(scale.clamp(max=largest(thetas)).unbind()))
-        torch._foreach_add_(thetas, q, alpha=-self.lr)
-
-    @property
-    def _plain(self) -> bool:
-        return self.trust_ratio == "decayed" and self.weight_decay == 0
-
-    def _corrections(self, k: int) -> tuple[float, float]:
-        """(s, √b₃) at the k-th step."""
-        b2, b3 = (1 - beta**k if self.bias_correction else 1.0 for beta in self.betas)
-        return math.sqrt(b3) / b2, math.sqrt(b3)
+        b2, b3 = ([1 - beta**k if self.bias_correction else 1.0 for k in steps] for beta in self.betas)
+        root = torch._foreach_sqrt(v)  # √v + ε₁√b₃, that is √v̂ + ε₁ times √b₃
+        torch._foreach_add_(root, [self.eps * math.sqrt(x) for x in b3])
+        torch._foreach_addcdiv_(to, m, root, [scale * math.sqrt(y) / x for x, y in zip(b2, b3, strict=True)])
 
     def _fraction(self, weight: Any, length: Any) -> tuple[Any, Any]:
         """The trust ratio as (numerator, denominator) from ‖θ‖ and ‖r‖; where either is zero it counts as 1."""
@@ -104,6 +118,6 @@ def wide(tensors: Sequence[Tensor]) -> torch.dtype:
     return reduce(torch.promote_types, {t.dtype for t in tensors}, torch.float32)
 
 
-def largest(tensors: Sequence[Tensor]) -> float:
+def finite_max(tensors: Sequence[Tensor]) -> float:
     """The largest factor that every tensor's numbers can take: float16 knows none above 65,504."""
-    return min(torch.finfo(dtype).max for dtype in {t.dtype for t in tensors})
+    return min(torch.finfo(t.dtype).max for t in tensors)

@@ -95,7 +95,11 @@ def test_alto_without_e_bitwise(settings: dict[str, Any], extra: dict[str, Any])
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
-def test_many_tensors_together_take_the_steps_of_each(settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize("form", ["strided", "together"])
+def test_every_form_of_the_step_is_the_same(
+    settings: dict[str, Any], form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the fused kernel where tensors are strided, and with norms that stay on the device."""
     given = {
         "eps": 1e-6,
         "weight_decay": 1e-4,
@@ -105,16 +109,22 @@ def test_many_tensors_together_take_the_steps_of_each(settings: dict[str, Any]) 
     }
     rule = LambRule(lr=0.1, **{**given, **settings})
     start = [*tensors(0), torch.zeros(3, dtype=F64)]
-    alone, together = [t.clone() for t in start], [t.clone() for t in start]
+    plain, other = [t.clone() for t in start], [t.clone() for t in start]
     m1, v1, m2, v2 = ([torch.zeros_like(t) for t in start] for _ in range(4))
+    if form == "strided":
+        other = [t.mT.contiguous().mT if t.ndim == 2 else t for t in other]
+        assert not all(t.is_contiguous() for t in other)
     for k in range(1, 9):
         gradients = [*tensors(k), torch.ones(3, dtype=F64)]
         steps = [k, k + 5, k, k]  # the second tensor has taken five steps more
-        for one in zip(alone, gradients, m1, v1, steps, strict=True):
-            rule.one(*one)
-        rule.together(together, gradients, m2, v2, steps)
-        torch.testing.assert_close(together, alone, rtol=1e-13, atol=1e-13)
-    assert all(not t.equal(s) for t, s in zip(together, start, strict=True))
+        for theta, g, m, v, step in zip(plain, gradients, m1, v1, steps, strict=True):
+            rule.step([theta], [g], [m], [v], [step])
+        with monkeypatch.context() as patched:
+            if form == "together":
+                patched.setattr(LambRule, "move_each", LambRule.move_together)
+            rule.step(other, gradients, m2, v2, steps)
+        torch.testing.assert_close(other, plain, rtol=1e-13, atol=1e-13)
+    assert all(not t.equal(s) for t, s in zip(other, start, strict=True))
 
 
 def test_climbing_is_descending_on_the_negative_loss() -> None:
@@ -180,16 +190,17 @@ def test_half_precision_steps_like_double(make: Callable[..., LayerwiseAdam], dt
 @pytest.mark.parametrize("together", [False, True])
 @pytest.mark.parametrize("start", [0.0, 3.0])
 @pytest.mark.parametrize("trust_ratio", ["all", "decayed"])
-def test_a_unit_that_dies_in_half_precision_stays(trust_ratio: Any, start: float, together: bool) -> None:
+def test_a_unit_that_dies_in_half_precision_stays(
+    trust_ratio: Any, start: float, together: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """ε₃ is zero in float16, and the trust ratio of a vanishing r is infinite: neither may reach the parameters."""
     rule = LambRule(0.1, (0.9, 0.99), 1e-6, 1e-7, True, trust_ratio)
+    if together:
+        monkeypatch.setattr(LambRule, "move_each", LambRule.move_together)
     theta, m, v = torch.tensor([[start] * 3, [0] * 3, [0] * 3], dtype=torch.float16).unbind()
     for k in range(1, 401):
         g = torch.full_like(theta, 1e-3 * (start > 0 and k < 20))
-        if together:
-            rule.together([theta], [g], [m], [v], [k])
-        else:
-            rule.one(theta, g, m, v, k)
+        rule.step([theta], [g], [m], [v], [k])
     assert theta.isfinite().all()
     assert bool(start) or theta.tolist() == [0, 0, 0]
 
