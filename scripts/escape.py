@@ -1,4 +1,4 @@
-"""Who leaves a sharp minimum? RS and SA beside SAM, SGD and gradient descent, from minima made to generalize badly.
+"""Who leaves a sharp minimum? RS and SA beside SAM, NSO, SGD and gradient descent, from minima made to generalize badly.
 
 python -m scripts.escape prints the ends of all methods, each with its own ρ, and draws escape.png. All run at one rate and one
 cost. Cross-entropy has no minimum, and its trace falls with the loss by itself: so at every mark descent also takes a copy of the
@@ -7,7 +7,7 @@ model to one train loss, SETTLED. The start is that of scripts.sharp_minima.
 Args:
     gradients: what a run may cost, in full gradients.
     lr: the rate η of all methods.
-    rho: one ρ for all methods, in place of each one's own (draws escape-RHO.png).
+    rho: one ρ for all methods, in place of each one's own (draws escape-RHO.png). NSO's noise is of length ρ too.
     seeds: runs of each method.
     grid: run the grid that the methods' own ρ come from, on another seed, and draw nothing.
     out: the folder of runs, which resume, and pictures.
@@ -26,22 +26,24 @@ from torch.optim import SGD
 from landscape import load_problem
 from landscape.plots import plot_tracks
 from landscape.results import Track
-from optimizers import SAM, SmoothedPerturbation
+from optimizers import NSO, SAM, SmoothedPerturbation
 from optimizers import SharpnessAwarePerturbation as SA
 from scripts.sharp_minima import closure_of, descend, measured, sharp_minimum
 from scripts.study import command, end, save, tracks
 
-METHODS: dict[str, tuple[Any, float]] = {  # how to make it, and ρ: the lowest validation loss of the grid
-    "gd": (lambda params, lr, rho, **_: SGD(params, lr), 0.0),
+NUMBERS = 2410  # d of digits-mlp: noise of σ = ρ/√d in every number has length ρ
+METHODS: dict[str, tuple[Any, float]] = {  # ρ: the lowest validation loss of the grid, above SETTLED
     "sgd": (lambda params, lr, rho, **_: SGD(params, lr), 0.0),
     "sam": (lambda params, lr, rho, **_: SAM(SGD(params, lr), rho), 1.0),
+    "nso": (lambda params, lr, rho, **draws: NSO(SGD(params, lr), rho / NUMBERS**0.5, **draws), 30.0),
     "rs": (SmoothedPerturbation, 30.0),
     "sa-all": (partial(SA, batch_size=None), 3.0),
     "sa-16": (partial(SA, batch_size=16), 3.0),
     "sa-1": (partial(SA, batch_size=1), 3.0),
+    "gd": (lambda params, lr, rho, **_: SGD(params, lr), 0.0),
 }
 RHOS, GRID_SEEDS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0), (100,)
-MINI_BATCH, SETTLED, OUT = 64, 2e-4, Path("runs/escape")
+MINI, MINI_BATCH, SETTLED, OUT = ("sgd", "sam", "nso"), 64, 2e-4, Path("runs/escape")
 ENDS = ("settled trace / loss", "settled validation loss", "settled test accuracy")
 
 
@@ -71,7 +73,7 @@ def main(
         shown = ("train loss", "trace", "test accuracy", *ENDS)
         for ax, name in zip(figure.subplots(2, 3).flat, shown, strict=True):
             plot_tracks(found, ax, value=name, log="accuracy" not in name, xlabel="full gradients spent")
-        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=7)
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=8)
         save(figure, out / f"escape{f'-{rho}' if rho else ''}.png")
 
 
@@ -85,7 +87,7 @@ def escape(
     optimizer = METHODS[label][0](model.parameters(), lr, rho, generator=draws)
     for step in steps:
         while train.spent["gradients"] < step * train.count:
-            optimizer.step(train.sample(MINI_BATCH, draws) if label in ("sgd", "sam") else train)
+            optimizer.step(train.sample(MINI_BATCH, draws) if label in MINI else train)
         below = closure_of(task, deepcopy(model))
         descend(SGD(below.model.parameters(), 0.1, momentum=0.98), below, below, SETTLED)
         settled = {f"settled {name}": x for name, x in measured(task, below.model, generator).items()}

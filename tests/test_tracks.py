@@ -92,7 +92,7 @@ def test_a_study_of_nothing_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("script", ["valleys", "escape", "corridor_rate"])
+@pytest.mark.parametrize("script", ["valleys", "escape", "corridor_rate", "large_batch"])
 def test_a_script_explains_its_options(
     script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
