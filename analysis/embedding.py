@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 from scipy.stats import spearmanr
 
-from landscape import InputError, Solution
+from landscape import InputError
 from landscape.results import Embedding
 
-Array = NDArray[np.float64]
-Kernel = Literal["rbf", "linear", "cosine"] | Callable[[np.ndarray], np.ndarray]
-BLOCK = 8192  # columns of θ taken in double precision at a time
+from .gram import (
+    MEMORY,
+    Array,
+    Kernel,
+    Solutions,
+    check_kernel,
+    kernel_matrix,
+    norms_and_distances,
+    solution_rows,
+)
 
 
 def kernel_pca(
-    solutions: Sequence[Solution] | np.ndarray,
+    solutions: Solutions,
     *,
     kernel: Kernel = "rbf",
     components: int = 2,
     gamma: float | None = None,
     labels: Sequence[str] | None = None,
     groups: Sequence[str] | None = None,
+    memory: int = MEMORY,
+    show_progress: bool = False,
     about: Mapping[str, Any] | None = None,
 ) -> Embedding:
     """Coordinates of n solutions on the leading principal components in the feature space of a kernel.
@@ -41,28 +49,34 @@ def kernel_pca(
     are not fitted anew without the one left out). A tie, or a group of one, counts as not told apart; with a single
     group the accuracies are NaN. ``chance`` is the share of the largest group.
 
-    Cost: no evaluation of the loss; O(n²P) arithmetic, memory 2nP numbers.
+    Cost: no evaluation of the loss; O(n²P) arithmetic and one read of each file, of which at most ``memory`` bytes are
+    held at a time, beside (n, n) matrices: see analysis.gram.norms_and_distances. Files and records give the same numbers.
 
     Args:
-        solutions: Solution records of one architecture, or an array (n, P).
+        solutions: Solution records of one architecture, paths of their .npz files, or an array (n, P). Hundreds of files
+            larger than memory together are fine: only their headers are held.
         kernel: "rbf" exp(−γ‖x − x′‖²), "linear" x·x′, "cosine" x·x′/(‖x‖‖x′‖), or a function X (n, P) -> (n, n), like those
-            of sklearn.metrics.pairwise.
+            of sklearn.metrics.pairwise; a function needs all of X at once, so that files must fit into ``memory``.
         gamma: of the RBF; 1/P by default, as in scikit-learn and in Yu, Morozov (arXiv 2602.21276), where 2σ² = P.
         labels, groups: names (n,) of solutions and of what made them; those of the records by default.
+        memory: for what is read and computed at a time, in bytes.
+        show_progress: draw a bar on standard error, if that is a terminal.
         about: provenance for the record's header.
 
     Raises:
-        InputError: fewer than two solutions, different architectures, values that are not finite, components not
-            between 1 and n − 1, or a kernel that is unknown or gives no symmetric (n, n).
+        InputError: fewer than two solutions, different architectures, a file that cannot be read, values that are not
+            finite, components not between 1 and n − 1, too little memory, or a kernel that is unknown or gives no
+            symmetric (n, n).
     """
-    points, labels, groups = _points(solutions, labels, groups)
-    n, dim = points.shape
+    rows = solution_rows(solutions)
+    labels, groups = _named("labels", labels, rows.labels), _named("groups", groups, rows.groups)
+    n = len(rows)
     if not 1 <= components < n:
         raise InputError(f"components must be between 1 and {n - 1} for {n} solutions, got {components}.")
-    inner, squared = _products(points)
-    norms = np.sqrt(inner.diagonal())
-    gamma = float(1 / dim if gamma is None else gamma)
-    centred = _centre(_gram(kernel, points, inner, squared, gamma))
+    gamma = float(1 / rows.dim if gamma is None else gamma)
+    check_kernel(kernel, rows, gamma=gamma, memory=memory)
+    norms, squared = norms_and_distances(rows, memory=memory, show_progress=show_progress)
+    centred = _centre(kernel_matrix(kernel, rows, norms, squared, gamma=gamma))
     values, vectors = np.linalg.eigh(centred)  # ascending
     values, vectors = np.maximum(values[::-1][:components], 0), vectors[:, ::-1][:, :components]
     largest = vectors[np.abs(vectors).argmax(axis=0), np.arange(components)]
@@ -87,66 +101,10 @@ def kernel_pca(
     )
 
 
-def _points(
-    solutions: Sequence[Solution] | np.ndarray, labels: Sequence[str] | None, groups: Sequence[str] | None
-) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:
-    """θ (n, P) in the type it came in, with labels and groups (n,)."""
-    if isinstance(solutions, np.ndarray):
-        points = solutions
-        named, grouped = [str(i) for i in range(len(points))], [""] * len(points)
-        if points.ndim != 2:
-            raise InputError(f"solutions must be an array (n, P), got shape {points.shape}.")
-    else:
-        for s in solutions:
-            if s.shapes != solutions[0].shapes:
-                raise InputError(
-                    f"solutions must be of one architecture, but the parameters of {s.label} and "
-                    f"{solutions[0].label} differ in shape; compare those of one model."
-                )
-        points = np.stack([s.theta for s in solutions]) if len(solutions) else np.zeros((0, 0))
-        named, grouped = [s.label for s in solutions], [s.optimizer for s in solutions]
-    if len(points) < 2:
-        raise InputError(f"solutions must hold at least two, got {len(points)}; train another one.")
-    if not np.isfinite(points).all():
-        row = int(np.flatnonzero(~np.isfinite(points).all(axis=1))[0])
-        raise InputError(f"solutions must be finite, but {named[row]} holds NaN or infinity; leave it out.")
-    for name, given in (("labels", labels), ("groups", groups)):
-        if given is not None and len(given) != len(points):
-            raise InputError(f"{name} must name each of the {len(points)} solutions, got {len(given)}.")
-    return points, tuple(named if labels is None else labels), tuple(grouped if groups is None else groups)
-
-
-def _products(points: np.ndarray) -> tuple[Array, Array]:
-    """Inner products and squared distances, both (n, n), in double precision by blocks of columns."""
-    n = len(points)
-    inner, squared = np.zeros((n, n)), np.zeros((n, n))
-    for first in range(0, points.shape[1], BLOCK):
-        block = points[:, first : first + BLOCK].astype(np.float64)
-        inner += block @ block.T
-        squared += cdist(block, block, "sqeuclidean")  # of differences: exact where solutions are close
-    return inner, squared
-
-
-def _gram(kernel: Kernel, points: np.ndarray, inner: Array, squared: Array, gamma: float) -> Array:
-    if callable(kernel):
-        gram = np.asarray(kernel(points), dtype=np.float64)
-        if gram.shape != inner.shape or not np.allclose(gram, gram.T, rtol=1e-6, atol=1e-12):
-            raise InputError(
-                f"kernel must give a symmetric and finite matrix {inner.shape} for {len(points)} solutions, "
-                f"got shape {gram.shape}; it is called with all of them at once."
-            )
-        return gram
-    if kernel == "rbf":
-        if not gamma > 0:
-            raise InputError(f"gamma must be positive, got {gamma}.")
-        return np.exp(-gamma * squared)
-    if kernel == "linear":
-        return inner
-    if kernel == "cosine":
-        norms = np.sqrt(inner.diagonal())
-        scale = np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0)  # θ = 0 has no direction
-        return inner * np.outer(scale, scale)
-    raise InputError(f"kernel must be 'rbf', 'linear', 'cosine' or a function, got {kernel!r}.")
+def _named(name: str, given: Sequence[str] | None, default: tuple[str, ...]) -> tuple[str, ...]:
+    if given is not None and len(given) != len(default):
+        raise InputError(f"{name} must name each of the {len(default)} solutions, got {len(given)}.")
+    return default if given is None else tuple(given)
 
 
 def _centre(gram: Array) -> Array:

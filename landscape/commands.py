@@ -206,22 +206,33 @@ def embed(
     *,
     problem: str | None = None,
     out: str | None = None,
+    memory: float = 1.0,
 ) -> None:
     """Embed saved solutions in a plane by RBF kernel PCA, with the norm controls beside it.
 
     Args:
         problem: what they were trained on; by default what the solutions say.
         out: file for the record, by default embedding.npz beside the first solution; its figure gets the same name.
+        memory: for reading the solutions in slices, in GiB; together they may be larger. The result does not depend on it.
     """
     from . import stages
     from .plots import plot_embedding, save_axes
+    from .problems import load_problem
     from .results import Embedding
-    from .tasks import Task
+    from .solution_files import SolutionFile, fingerprint
+    from .tasks import Task, run_tasks
 
-    place, given = _solutions(solutions, problem, "float64", "cpu")
-    default = given[0].output.parent / "embedding.npz"
-    task = Task(Path(out) if out else default, stages.embed, tuple(given))
-    _run([task], place, title="", jobs=1)
+    files = [SolutionFile(file) for file in solutions]
+    loaded = load_problem(problem or files[0].problem)
+    for file in files:
+        loaded.check(file)  # pyright: ignore[reportArgumentType] (what it asks a solution for stands in the header)
+    task = Task(
+        Path(out) if out else files[0].path.parent / "embedding.npz",
+        stages.embed_files,
+        under={"solutions": fingerprint(files)},
+    )
+    place = stages.Files(tuple(file.path for file in files), int(memory * 2**30))
+    run_tasks([task], place, title="", jobs=1, show_progress=False)
     found = Embedding.load(task.output)
     for label, row in zip(found.labels, found.coordinates, strict=True):
         _say(f"{label}: " + "  ".join(f"{x: .5f}" for x in row))

@@ -68,7 +68,7 @@ class Record:
         """The record in a file; InputError if it is not one of this class."""
         record = load(path)
         if not isinstance(record, cls):
-            raise InputError(f"{path} holds a {record.kind()}, but a {cls.kind()} is needed here.")
+            raise _of_another_kind(path, type(record), cls)
         return record
 
 
@@ -80,14 +80,7 @@ def load(path: str | os.PathLike[str]) -> Any:
             by a version whose layout differs.
     """
     header, arrays = _read(Path(path))
-    kind = header.get("kind")
-    cls = Record.kinds.get(kind) if isinstance(kind, str) else None
-    if cls is None:
-        raise InputError(f"{path} holds a record of unknown kind {kind!r}; known are {sorted(Record.kinds)}.")
-    if header.get("schema") != cls.schema:
-        raise InputError(
-            f"{path} is a {kind} of schema {header.get('schema')}, this version reads {cls.schema}; make it anew."
-        )
+    cls = _class(path, header)
     values = dict(header["fields"])
     for name, array in arrays.items():
         outer, _, inner = name.partition("/")
@@ -105,7 +98,16 @@ def load(path: str | os.PathLike[str]) -> Any:
             }
         )
     except TypeError as error:
-        raise InputError(f"{path} is a {kind} with fields missing ({error}); make it anew.") from error
+        raise InputError(f"{path} is a {cls.kind()} with fields missing ({error}); make it anew.") from error
+
+
+def read_fields(path: str | os.PathLike[str], cls: type[Record]) -> dict[str, Any]:
+    """The fields of a record that are no arrays, without reading those. Raises InputError as cls.load does."""
+    header, _ = _read(Path(path), with_arrays=False)
+    found = _class(path, header)
+    if not issubclass(found, cls):
+        raise _of_another_kind(path, found, cls)
+    return {name: _tuples(value) if name != "about" else value for name, value in header["fields"].items()}
 
 
 def read_about(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -176,6 +178,15 @@ def versions() -> dict[str, str]:
     }
 
 
+def unreadable(path: Path, error: Exception) -> InputError:
+    """What is said of a record's file in which anything failed to be read."""
+    pickled = "ickle" in str(error) and zipfile.is_zipfile(path)  # NumPy takes any other file for a pickle
+    reason = (
+        "it holds pickled objects, which are never loaded" if pickled else "it is truncated or no .npz file"
+    )
+    return InputError(f"{path} cannot be read: {reason}; make it anew with landscape train or compare.")
+
+
 def _read(path: Path, *, with_arrays: bool = True) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     if path.is_dir():
         raise InputError(f"{path} is a directory; name a record file (.npz).")
@@ -195,17 +206,24 @@ def _read(path: Path, *, with_arrays: bool = True) -> tuple[dict[str, Any], dict
     except InputError:
         raise
     except Exception as error:  # a damaged archive fails in many ways, none of which is more than that
-        pickled = "ickle" in str(error) and zipfile.is_zipfile(
-            path
-        )  # NumPy takes any other file for a pickle
-        reason = (
-            "it holds pickled objects, which are never loaded"
-            if pickled
-            else "it is truncated or no .npz file"
-        )
+        raise unreadable(path, error) from error
+
+
+def _class(path: str | os.PathLike[str], header: Mapping[str, Any]) -> type[Record]:
+    """The class of a record that has this header."""
+    kind = header.get("kind")
+    cls = Record.kinds.get(kind) if isinstance(kind, str) else None
+    if cls is None:
+        raise InputError(f"{path} holds a record of unknown kind {kind!r}; known are {sorted(Record.kinds)}.")
+    if header.get("schema") != cls.schema:
         raise InputError(
-            f"{path} cannot be read: {reason}; make it anew with landscape train or compare."
-        ) from error
+            f"{path} is a {kind} of schema {header.get('schema')}, this version reads {cls.schema}; make it anew."
+        )
+    return cls
+
+
+def _of_another_kind(path: str | os.PathLike[str], found: type[Record], needed: type[Record]) -> InputError:
+    return InputError(f"{path} holds a {found.kind()}, but a {needed.kind()} is needed here.")
 
 
 def _tuples(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,14 @@ class Workplace:
     @property
     def has_batchnorm(self) -> bool:
         return self.load().has_batch_statistics
+
+
+@dataclass(frozen=True)
+class Files:
+    """Solutions that need not fit into memory, and the bytes of it that may be used."""
+
+    paths: tuple[Path, ...]
+    memory: int
 
 
 def train(place: Workplace, *, generator: torch.Generator, label: str, seed: int, **_: Any) -> Solution:
@@ -174,6 +183,11 @@ def path_methods(settings: PathSettings) -> dict[str, dict[str, Any]]:
 
 def embed(place: Workplace, *solutions: Solution, generator: torch.Generator) -> Embedding:
     return kernel_pca(solutions)
+
+
+def embed_files(files: Files, *, generator: torch.Generator) -> Embedding:
+    """As embed, of solutions that are read in slices."""
+    return kernel_pca(files.paths, memory=files.memory, show_progress=True)
 
 
 def summary(place: Workplace, *records: Record, generator: torch.Generator) -> Summary:

@@ -1,13 +1,17 @@
 """Kernel PCA against scikit-learn, its controls against their plain definitions, and what norms alone do to it."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from sklearn.decomposition import PCA, KernelPCA
 from sklearn.metrics.pairwise import laplacian_kernel
 
-import analysis.embedding as embedding
 from analysis.embedding import kernel_pca
-from landscape import InputError, Solution
+from landscape import InputError, Solution, load_problem
+from landscape.commands import embed
+from landscape.results import Embedding
 
 RNG = np.random.default_rng(0)
 X = np.concatenate(
@@ -106,17 +110,6 @@ def test_solutions_bring_their_names():
     assert renamed.chance == 10 / 15
 
 
-def test_blocks_make_no_difference(monkeypatch):
-    x = X.astype(np.float32)
-    before, whole = x.copy(), kernel_pca(x, kernel="cosine")
-    monkeypatch.setattr(embedding, "BLOCK", 7)
-    parts = kernel_pca(x, kernel="cosine")
-    np.testing.assert_allclose(parts.coordinates, whole.coordinates, atol=1e-13)
-    np.testing.assert_allclose(parts.distances, whole.distances, rtol=1e-13)
-    assert parts.coordinates.dtype == np.float64
-    np.testing.assert_array_equal(x, before)
-
-
 def test_distances_of_close_solutions_do_not_cancel():
     x = 1e6 + np.zeros((3, 10))
     x[1, 0] += 1e-3
@@ -171,3 +164,28 @@ def test_bad_input_says_what_to_do():
     broken[3, 5] = np.nan
     with pytest.raises(InputError, match=r"solutions must be finite, but 3 holds NaN or infinity"):
         kernel_pca(broken)
+
+
+def test_the_command_streams_its_files(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    problem = load_problem("own_problem:small")
+    about = {"problem_fingerprint": problem.fingerprint}
+    saved = [replace(s, problem="own_problem:small", about=about) for s in solutions(X)]
+    files = [str(s.save(tmp_path / f"{i}.npz")) for i, s in enumerate(saved)]
+    loaded = []
+    monkeypatch.setattr(Solution, "__post_init__", lambda self: loaded.append(self.label))
+    embed(files, memory=0.01)
+    found, expected = Embedding.load(tmp_path / "embedding.npz"), kernel_pca(X, groups=GROUPS)
+    assert loaded == []
+    np.testing.assert_array_equal(found.coordinates, expected.coordinates)
+    assert (found.groups, found.labels[-1]) == (tuple(GROUPS), "alto/14")
+    before = (tmp_path / "embedding.npz").stat().st_mtime_ns
+    embed(files)  # what does not depend on the memory is not made again
+    assert (tmp_path / "embedding.npz").stat().st_mtime_ns == before
+    with pytest.raises(InputError, match=r"embedding.npz was made with other settings"):
+        embed(files[:-1], out=str(tmp_path / "embedding.npz"))
+    with pytest.raises(InputError, match=r"memory must be at least \d+ bytes for 14 solutions"):
+        embed(files[:-1], out=str(tmp_path / "few.npz"), memory=1e-6)
+    replace(saved[0], about={"problem_fingerprint": "another"}).save(files[0])
+    with pytest.raises(InputError, match=r"sgd/0 belongs to the problem"):
+        embed(files)
