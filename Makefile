@@ -1,13 +1,14 @@
 # make demo   compare SGD, quasi-Newton and ALTO on the digits data and write a report
 # make test   format, lint, types, tests
 # make peers  install the packages that tests and benchmarks compare with (the extra "bench"); without them those tests are skipped
+# make bench  time ours beside them and write the tables of docs/performance.md (some 20 minutes, best on an idle machine)
 # Both set up what they need: a virtual environment in .venv, from the pins in constraints.txt.
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test peers wheel clean
+.PHONY: demo test peers bench wheel clean
 
 demo: .venv/.ready
 	$(BIN)/landscape compare digits-mlp --out runs/digits-mlp
@@ -20,6 +21,13 @@ test: .venv/.ready
 
 peers: .venv/.ready
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[bench]'
+
+# Without their requirements: curvlinops' bring torchvision and another torch, topopy's and nglpy's numpy below 2, and need neither.
+bench: peers
+	$(PIP) install --quiet --constraint constraints.txt gudhi pandas coloraide drawsvg tqdm einops einconv linear_operator
+	$(PIP) install --quiet --no-deps landscaper==1.3.1 topopy==1.0.4 nglpy==1.1.7 curvlinops-for-pytorch==3.0.1
+	$(BIN)/python -m benchmarks.optimizers
+	$(BIN)/python -m benchmarks.probes --write docs/performance.md
 
 wheel: .venv/.ready
 	rm -rf dist

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor
 
-from landscape import InputError, Objective
+from landscape import HessianProducts, InputError, Objective
 from landscape.results import Eigenpairs
 
 from .trace import draw_normal, one_point
@@ -107,13 +107,14 @@ class _Hessian:
 
     def __init__(self, objective: Objective, theta: Tensor) -> None:
         self.objective, self.theta = objective, theta
+        self.times = HessianProducts(objective, theta, engine="double-backward")  # its graph is made once
         self.products = 0
 
     def rows(self, vectors: Array) -> Array:
         """Hv for every row v of (K, P)."""
         self.products += len(vectors)
         v = torch.from_numpy(np.ascontiguousarray(vectors)).to(self.objective.dtype)
-        return _numpy(self.objective.hvp(self.theta, v))
+        return _numpy(self.times(v))
 
 
 def _lanczos(

@@ -9,10 +9,7 @@ million float32 parameters, in the 147 tensors of a transformer (12 blocks of wi
 """
 
 import argparse
-import gc
 import importlib
-import os
-import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -21,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
-from torch.profiler import ProfilerActivity, profile
 
 from optimizers.alto import ALTO
 from optimizers.e import E
@@ -30,14 +26,15 @@ from optimizers.nso import NSO
 from optimizers.qhm import QHM
 from optimizers.sam import SAM
 
+from .measure import machine, peak_bytes, turns
+
 Step = Callable[[], Any]
 BLOCK = [(768, 256), (768,), (256, 256), (256,), (1024, 256), (1024,), (256, 1024), (256,), *[(256,)] * 4]
 SHAPES = {"transformer": [*BLOCK * 12, (2048, 256), (256,), (256,)], "equal": [(66_667,)] * 150}
-WARM_UP = 3
 
 
 def main(repeats: int) -> None:
-    print(f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(machine())
     print(f"\n{'step':50} {'ms':>7} {'other':>7} {'ratio':>6}  quartiles")
     for name, shapes in SHAPES.items():
         for skip in (True, False):
@@ -138,18 +135,7 @@ def step_of(make: Callable[[list[nn.Parameter]], Optimizer], shapes: Sequence[tu
 
 def compare(label: str, ours: Step, other: Step, repeats: int) -> None:
     """Prints the ratio of the medians of two steps that take turns."""
-    seconds = np.empty((repeats, 2))
-    for _ in range(WARM_UP):
-        ours()
-        other()
-    gc.collect()
-    gc.disable()
-    for turn in range(repeats):
-        for which in (0, 1) if turn % 2 else (1, 0):
-            start = time.perf_counter()
-            (ours, other)[which]()
-            seconds[turn, which] = time.perf_counter() - start
-    gc.enable()
+    seconds = turns([ours, other], repeats)
     mine, base = 1e3 * np.median(seconds, axis=0)
     low, high = np.quantile(seconds[:, 0] / seconds[:, 1], (0.25, 0.75))
     print(f"{label:50} {mine:7.2f} {base:7.2f} {mine / base:6.2f}  {low:.2f} to {high:.2f}", flush=True)
@@ -165,12 +151,7 @@ def memory(
         p.grad = torch.randn_like(p)
     optimizer = make(parameters)
     optimizer.step()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
-        optimizer.step()
-    events = watched.profiler.kineto_results.events()  # type: ignore[union-attr]
-    events = sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns())
-    changes = [e.nbytes() for e in events]  # type: ignore[attr-defined]
-    return held(optimizer) / count, max(0, *np.cumsum(changes)) / count
+    return held(optimizer) / count, peak_bytes(optimizer.step) / count
 
 
 def held(optimizer: Optimizer) -> int:

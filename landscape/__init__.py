@@ -6,7 +6,10 @@ from typing import Any
 
 __version__ = "0.1.0"
 
+from .adaptive import refine as refine
+from .choosing import losses as losses
 from .errors import InputError as InputError
+from .families import Family as Family
 from .networks import model_objective as model_objective
 from .objective import Objective as Objective
 from .parameters import Parameters as Parameters
@@ -15,8 +18,10 @@ from .probes import Plane as Plane
 from .probes import scan as scan
 from .problems import Problem as Problem
 from .problems import load_problem as load_problem
+from .products import HessianProducts as HessianProducts
 from .records import load as load
 from .results import Solution as Solution
+from .subsampling import sampled_losses as sampled_losses
 
 
 def __getattr__(name: str) -> Any:

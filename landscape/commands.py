@@ -273,9 +273,10 @@ def scan(
 
     place, (given,) = _solutions([solution], problem, dtype, device)
     folder = Path(out) if out else given.output.parent / "scans"
+    shared = {"reach": settings.reach, "engine": settings.engine}
     work, options = {
-        "line": (stages.scan_line, {"points": settings.line, "reach": settings.reach}),
-        "plane": (stages.scan_plane, {"points": settings.plane, "reach": settings.reach}),
+        "line": (stages.scan_line, {"points": settings.line, **shared}),
+        "plane": (stages.scan_plane, {"points": settings.plane, **shared}),
     }[probe]
     task = Task(folder / f"{given.output.stem}.{probe}.npz", work, (given,), options, under=place.under)
     _run([task], place, title="", jobs=1)

@@ -85,6 +85,7 @@ def model_objective(
         dtype=dtype,
         device=device,
         parameters=parameters,
+        shares=[n / total for n in counts],
         settings={"batchnorm": batchnorm, "batches": len(held), "examples": total},
     )
     theta = objective.point(parameters.theta(model))

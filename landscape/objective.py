@@ -34,6 +34,7 @@ class Objective:
         dim: P.
         dtype, device: of θ; inputs are converted.
         parameters: names and shapes of the tensors in θ; without them θ is one tensor, "theta".
+        shares: of each term in the data, together 1; equal by default.
         settings: what a record should say about this objective (BatchNorm policy and the like).
 
     One evaluation of the loss, the gradient or one Hessian-vector product runs every term once.
@@ -49,6 +50,7 @@ class Objective:
         dtype: torch.dtype = torch.float64,
         device: torch.device | str = "cpu",
         parameters: Parameters | None = None,
+        shares: Iterable[float] | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.terms: tuple[Term, ...] = tuple(terms)
@@ -60,7 +62,9 @@ class Objective:
         self.dtype = dtype
         self.device = torch.device(device)
         self.parameters = parameters or Parameters(("theta",), ((dim,),))
+        self.shares = tuple(shares or (1 / len(self.terms) for _ in self.terms))
         self.settings: dict[str, Any] = dict(settings or {})
+        self.engines: dict[Any, Any] = {}  # what choosing.py remembers: graphs, compiled code, choices
 
     def __call__(self, theta: Tensor) -> Tensor:
         """L at θ (P,) -> (), or at K points (K, P) -> (K,). Cost: one loss evaluation a point."""
@@ -109,7 +113,7 @@ class Objective:
         return theta
 
     def _sum(self, theta: Tensor) -> Tensor:
-        return torch.stack([_scalar(term(theta)) for term in self.terms]).sum()
+        return torch.stack([scalar(term(theta)) for term in self.terms]).sum()
 
     def _value_and_grad(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         # One term's graph at a time, so memory does not grow with the number of batches.
@@ -117,7 +121,7 @@ class Objective:
         for term in self.terms:
             leaf = theta.requires_grad_()
             with torch.enable_grad():
-                value = _scalar(term(leaf))
+                value = scalar(term(leaf))
             if value.requires_grad:
                 grad += torch.autograd.grad(value, leaf, materialize_grads=True)[0]
             values.append(value.detach())
@@ -127,7 +131,7 @@ class Objective:
     def _term_hvp(self, term: Term, theta: Tensor, vectors: Tensor) -> Tensor:
         leaf = theta.detach().requires_grad_()
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            value = _scalar(term(leaf))
+            value = scalar(term(leaf))
             if not value.requires_grad:
                 return torch.zeros_like(vectors)
             (grad,) = torch.autograd.grad(value, leaf, create_graph=True, materialize_grads=True)
@@ -141,7 +145,8 @@ class Objective:
         return torch.stack(rows)
 
 
-def _scalar(value: Tensor) -> Tensor:
+def scalar(value: Tensor) -> Tensor:
+    """The loss as a 0-dimensional tensor; InputError if it is more than one number."""
     if not isinstance(value, Tensor) or value.numel() != 1:
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, overload
 
@@ -9,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .choosing import losses
 from .errors import InputError
+from .families import Family
 from .objective import Objective
 from .results import Profile, Surface
 
@@ -27,6 +30,10 @@ class Line:
         start, direction, steps = _on(objective, self.start, self.direction, steps=(self.steps,))
         return torch.addcmul(start, steps[:, None], direction)
 
+    def family(self, objective: Objective) -> Family:
+        start, direction, steps = _on(objective, self.start, self.direction, steps=(self.steps,))
+        return Family(start, direction[None], steps[:, None])
+
 
 @dataclass(frozen=True, eq=False)
 class Plane:
@@ -38,30 +45,49 @@ class Plane:
     steps1: Tensor = field(default_factory=lambda: torch.linspace(-1, 1, 25))
     steps2: Tensor = field(default_factory=lambda: torch.linspace(-1, 1, 25))
 
-    def rows(self, objective: Objective) -> list[Line]:
-        """One line a value of steps1, so that no more than one row of points is held at a time."""
+    def family(self, objective: Objective) -> Family:
+        """All points, row after row."""
         center, d1, d2, steps1, steps2 = _on(
             objective, self.center, self.d1, self.d2, steps=(self.steps1, self.steps2)
         )
-        return [Line(torch.add(center, d1 * s), d2, steps2) for s in steps1]
+        return Family(center, torch.stack([d1, d2]), torch.cartesian_prod(steps1, steps2))
 
 
 @overload
-def scan(objective: Objective, probe: Line, **labels: Any) -> Profile: ...
+def scan(
+    objective: Objective, probe: Line, *, engine: str = ..., bfloat16: bool = ..., **labels: Any
+) -> Profile: ...
 @overload
-def scan(objective: Objective, probe: Plane, **labels: Any) -> Surface: ...
-def scan(objective: Objective, probe: Line | Plane, **labels: Any) -> Profile | Surface:
-    """The loss at every point of a probe, as a record; labels (direction, label, about) go into it.
+def scan(
+    objective: Objective, probe: Plane, *, engine: str = ..., bfloat16: bool = ..., **labels: Any
+) -> Surface: ...
+def scan(
+    objective: Objective,
+    probe: Line | Plane,
+    *,
+    engine: str = "auto",
+    bfloat16: bool = False,
+    about: Mapping[str, Any] | None = None,
+    **labels: Any,
+) -> Profile | Surface:
+    """The loss at every point of a probe, as a record; labels (direction, label, about) go into it, and how it was evaluated.
 
-    Cost: one loss evaluation a point. Memory: one row of a plane, n2·P numbers. A point with step 0 is exactly the center,
-    so its loss is that of the model.
+    Cost: one loss evaluation a point, or less where points share work (engines.py). Memory: the few points that are
+    evaluated at once. A point with step 0 is exactly the center.
+
+    Args:
+        engine: a name, such as "loop", the reference, or "shared x16"; "auto" measures which is fastest. All agree to
+            rounding, but the last bits of a record by "auto" may differ from run to run.
+        bfloat16: allow matrix products in bfloat16, with the deviation from the loop in the record.
     """
+    family = probe.family(objective)
+    loss, choice = losses(objective, family, engine=engine, bfloat16=bfloat16)
+    labels["about"] = {**(about or {}), "engine": choice.said()}
     if isinstance(probe, Line):
-        loss = objective(probe.points(objective))
         return Profile(steps=_numpy(probe.steps), loss=_numpy(loss), **labels)
-    rows = [objective(line.points(objective)) for line in probe.rows(objective)]
+    steps1, steps2 = _numpy(probe.steps1), _numpy(probe.steps2)
     return Surface(
-        steps1=_numpy(probe.steps1), steps2=_numpy(probe.steps2), loss=_numpy(torch.stack(rows)), **labels
+        steps1=steps1, steps2=steps2, loss=_numpy(loss).reshape(len(steps1), len(steps2)), **labels
     )
 
 

@@ -128,23 +128,35 @@ def measure_corridor(place: Workplace, solution: Solution, *, generator: torch.G
 
 
 def scan_line(
-    place: Workplace, solution: Solution, *, generator: torch.Generator, points: int, reach: float
+    place: Workplace,
+    solution: Solution,
+    *,
+    generator: torch.Generator,
+    points: int,
+    reach: float,
+    engine: str,
 ) -> Profile:
     objective, theta, (direction,) = _directions(place, solution, generator, count=1)
     probe = Line(theta, direction, _centered(points, reach))
-    labels = {"direction": "random, filter-normalized", "label": solution.label}
-    return scan(objective, probe, **labels, about=place.about(objective))
+    labels: dict[str, Any] = {"direction": "random, filter-normalized", "label": solution.label}
+    return scan(objective, probe, engine=engine, **labels, about=place.about(objective))
 
 
 def scan_plane(
-    place: Workplace, *solutions: Solution, generator: torch.Generator, points: int, reach: float
+    place: Workplace,
+    *solutions: Solution,
+    generator: torch.Generator,
+    points: int,
+    reach: float,
+    engine: str,
 ) -> Surface:
     """Around the solution of lowest train loss."""
     deepest = min(solutions, key=lambda s: s.train_loss)
     objective, theta, (d1, d2) = _directions(place, deepest, generator, count=2)
     steps = _centered(points, reach)
-    labels = {"direction": "random, filter-normalized", "label": deepest.label}
-    return scan(objective, Plane(theta, d1, d2, steps, steps), **labels, about=place.about(objective))
+    labels: dict[str, Any] = {"direction": "random, filter-normalized", "label": deepest.label}
+    plane = Plane(theta, d1, d2, steps, steps)
+    return scan(objective, plane, engine=engine, **labels, about=place.about(objective))
 
 
 _RUNNING = ("running_mean", "running_var", "num_batches_tracked")
@@ -181,7 +193,8 @@ def path_methods(settings: PathSettings) -> dict[str, dict[str, Any]]:
     return {"linear": {"method": "linear"}, "fourier": {"method": "fourier", **asdict(settings)}}
 
 
-def embed(place: Workplace, *solutions: Solution, generator: torch.Generator) -> Embedding:
+def embed(place: Workplace, *solutions: Path, generator: torch.Generator) -> Embedding:
+    """Of solutions on disk, which are read in slices: together they may be larger than memory."""
     return kernel_pca(solutions)
 
 

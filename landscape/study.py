@@ -124,7 +124,7 @@ class Plan:
             "profiles": self._each("profiles", stages.scan_line, **self._scan(measures.scans.line)),
             "surfaces": [self._surface(label) for label in place.recipes],
             "paths": self._paths(),
-            "embedding": [self._all("embedding", stages.embed, every)] if len(every) > 2 else [],
+            "embedding": [self._all("embedding", stages.embed, every, read=Path)] if len(every) > 2 else [],
         }
         r = self.records
         self.records["summary"] = [
@@ -153,7 +153,8 @@ class Plan:
         return Task(self.directory, stages.summary, tasks, versions()).key
 
     def _scan(self, points: int) -> dict[str, Any]:
-        return {"points": points, "reach": self.measures.scans.reach}
+        scans = self.measures.scans
+        return {"points": points, "reach": scans.reach, "engine": scans.engine}
 
     def _each(self, kind: str, work: Work, **settings: Any) -> list[Task]:
         return [Task(self._path(kind, run.output.stem), work, (run,), settings) for run in self.runs.values()]
@@ -163,8 +164,8 @@ class Plan:
         settings = self._scan(self.measures.scans.plane)
         return Task(self._path("surfaces", label), stages.scan_plane, runs, settings, replaceable=True)
 
-    def _all(self, name: str, work: Work, inputs: tuple[Task, ...]) -> Task:
-        return Task(self.directory / f"{name}.npz", work, inputs, replaceable=True)
+    def _all(self, name: str, work: Work, inputs: tuple[Task, ...], **how: Any) -> Task:
+        return Task(self.directory / f"{name}.npz", work, inputs, replaceable=True, **how)
 
     def _paths(self) -> list[Task]:
         policy = "batch" if self.place.has_batchnorm else "eval"

@@ -37,7 +37,8 @@ class Given:
     @cached_property
     def key(self) -> str:
         read_about(self.output)  # a file that is no record is refused here
-        return hashlib.sha256(self.output.read_bytes()).hexdigest()[:16]
+        with self.output.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +47,8 @@ class Task:
 
     work must be a function of a module, so that it travels to other processes. ``settings`` is JSON. A task that
     summarizes others (``replaceable``) may overwrite its record when those have changed. ``under`` is what else the
-    result depends on, in the context (precision, device), where no input's key tells it.
+    result depends on, in the context (precision, device), where no input's key tells it. ``read`` makes an argument of an
+    input's file; with Path the work reads what it needs itself.
     """
 
     output: Path
@@ -55,6 +57,7 @@ class Task:
     settings: Mapping[str, Any] = field(default_factory=dict)
     replaceable: bool = False
     under: Mapping[str, Any] = field(default_factory=dict)
+    read: Callable[[Path], Any] = load
 
     @cached_property
     def key(self) -> str:
@@ -91,7 +94,7 @@ class Task:
     def execute(self, context: Any, threads: int) -> None:
         """Make the record and save it. Runs in a worker process."""
         torch.set_num_threads(threads)
-        inputs = [load(task.output) for task in self.inputs]
+        inputs = [self.read(task.output) for task in self.inputs]
         seed = int(self.key, 16) % 2**63
         generator = torch.Generator().manual_seed(seed)
         record = self.work(context, *inputs, generator=generator, **self.settings)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from analysis.flatness import flatness
 from analysis.trace import trace_and_square
-from landscape import InputError, Objective
+from landscape import HessianProducts, InputError, Objective
 from landscape.potentials import muller_brown
 
 ADAPTIVE_RHO, SAM_RHO = 0.5, 0.05
@@ -157,7 +157,7 @@ def test_rescaling_layers_moves_everything_but_the_adaptive_sharpness(alpha):
 
 def test_evaluations_are_counted(monkeypatch):
     spent = {"gradients": 0, "matvecs": 0}
-    value_and_grad, hvp = Objective.value_and_grad, Objective.hvp
+    value_and_grad, hvp, times = Objective.value_and_grad, Objective.hvp, HessianProducts.__call__
 
     def counted_gradient(self: Objective, theta: Tensor) -> tuple[Tensor, Tensor]:
         spent["gradients"] += theta.reshape(-1, self.dim).shape[0]
@@ -167,8 +167,13 @@ def test_evaluations_are_counted(monkeypatch):
         spent["matvecs"] += v.reshape(-1, self.dim).shape[0]
         return hvp(self, theta, v)
 
+    def counted_times(self: HessianProducts, v: Tensor) -> Tensor:
+        spent["matvecs"] += v.reshape(-1, v.shape[-1]).shape[0]
+        return times(self, v)
+
     monkeypatch.setattr(Objective, "value_and_grad", counted_gradient)
     monkeypatch.setattr(Objective, "hvp", counted_hvp)
+    monkeypatch.setattr(HessianProducts, "__call__", counted_times)
     net = reference("mlp")
     found = flatness(net.objective, net.theta, generator=generator())
     assert {"gradients": found.gradients, "matvecs": found.matvecs} == spent

@@ -9,7 +9,7 @@ from dense import dense_hessian, quadratic, reference, rotated
 from torch import Tensor
 
 from analysis.spectrum import End, hessian_operator, top_eigenpairs
-from landscape import InputError, Objective
+from landscape import HessianProducts, InputError, Objective
 
 ENDS: list[End] = ["LA", "SA", "LM", "BE"]
 
@@ -155,14 +155,14 @@ def test_what_did_not_converge_is_missing_and_said():
 
 def test_products_are_counted(monkeypatch):
     spent = 0
-    hvp = Objective.hvp
+    times = HessianProducts.__call__
 
-    def counted(self: Objective, theta: Tensor, v: Tensor) -> Tensor:
+    def counted(self: HessianProducts, v: Tensor) -> Tensor:
         nonlocal spent
-        spent += v.reshape(-1, self.dim).shape[0]
-        return hvp(self, theta, v)
+        spent += v.reshape(-1, v.shape[-1]).shape[0]
+        return times(self, v)
 
-    monkeypatch.setattr(Objective, "hvp", counted)
+    monkeypatch.setattr(HessianProducts, "__call__", counted)
     for n in (15, 150):
         spent = 0
         pairs = top_eigenpairs(quadratic(random(n)), torch.zeros(n), 3, generator=generator())

@@ -17,8 +17,10 @@ from .paths import plot_paths as plot_paths
 from .runs import plot_corridor as plot_corridor
 from .runs import plot_corridors as plot_corridors
 from .runs import plot_curves as plot_curves
+from .scans import plot_cells as plot_cells
 from .scans import plot_profile as plot_profile
 from .scans import plot_profiles as plot_profiles
+from .scans import plot_sampled as plot_sampled
 from .scans import plot_surface as plot_surface
 from .style import optimizer_colors as optimizer_colors
 from .style import optimizer_markers as optimizer_markers

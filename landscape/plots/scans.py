@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.colors import LogNorm
 from matplotlib.ticker import LogFormatterSciNotation, LogLocator
 
+from ..refined import Refined
 from ..results import Profile, Surface
+from ..subsampling import SampledLosses
 from .style import MUTED, dress, fit_scale, legend, new_axes, optimizer_colors, optimizer_of, plain
 
 
@@ -67,6 +70,41 @@ def plot_surface(
         title=plain(surface.label, 30),
         grid="none",
     )
+
+
+def plot_cells(refined: Refined, ax: Axes | None = None, **style: Any) -> Axes:
+    """Axes with the outlines of the cells of a refined plane, to lie over ``plot_surface(refined.surface)``."""
+    ax = ax or new_axes(5.2, 4.4)
+    (x1, y1), (x2, y2) = (refined.cells[:, i].T for i in range(2))
+    outlines = np.stack([x1, y1, x2, y1, x2, y2, x1, y2, x1, y1], axis=1).reshape(-1, 5, 2)
+    ax.add_collection(LineCollection(list(outlines), **{"colors": "#BBBBBB", "linewidths": 0.4} | style))
+    ax.autoscale_view()
+    evaluations = f"{len(refined.loss)} evaluations, error of interpolation {refined.error:.2g}"
+    in_log = " in log loss" if refined.scale == "log" else ""
+    return dress(ax, xlabel="step along d₁", ylabel="step along d₂", title=evaluations + in_log, grid="none")
+
+
+def plot_sampled(sampled: SampledLosses, ax: Axes | None = None, **style: Any) -> Axes:
+    """Axes with the loss along a line as sampled data give it.
+
+    The pale band is the standard error of the loss, the dark one that of its difference from the loss at the origin.
+    """
+    own, ax = ax is None, ax or new_axes()
+    order = np.argsort(sampled.coordinates[:, 0])
+    steps, loss = sampled.coordinates[order, 0], sampled.loss[order]
+    (line,) = ax.plot(steps, loss, **{"linewidth": 1.3, "label": "estimate"} | style)
+    for stderr, alpha, name in (
+        (sampled.stderr[order], 0.2, "± standard error"),
+        (sampled.difference_stderr[order], 0.5, "± that of the difference from step 0"),
+    ):
+        color = line.get_color()
+        ax.fill_between(
+            steps, loss - stderr, loss + stderr, color=color, alpha=alpha, linewidth=0, label=name
+        )
+    if own:
+        legend(ax)
+    count = f"loss on {len(sampled.drawn)} of {sampled.count} batches"
+    return dress(ax, xlabel="step along the direction", ylabel=count)
 
 
 def loss_bar(axes: Axes | Sequence[Axes], filled: Any) -> None:
