@@ -176,7 +176,7 @@ def scaling(repeats: int) -> Iterator[str]:
         axes[3].plot(points, peaks, marker="o", label=engine)
         yield f"{engine}: peak {', '.join(f'{p:.1f}' for p in peaks)} MiB at {', '.join(map(str, points))} points"
     axes[3].set(xscale="log", yscale="log", xlabel="points", ylabel="peak MiB")
-    axes[0].legend()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     figure.savefig(PICTURE, dpi=90)
     yield f"\n![Seconds against points, images and parameters, and peak memory against points]({PICTURE.name})"
 

@@ -15,11 +15,8 @@ from .measuring import Choice, Measurement
 from .objective import Objective
 
 SHARED = 32  # directions at most for which what they share is held for each
-_SOME, _FEW, _MORE = (
-    16,
-    4,
-    (64, 256),
-)  # points at once: what is tried first, where that is slower, where it is faster
+# Points at once: what is tried first, what where that is slower, and what where it is faster.
+_SOME, _FEW, _MORE = 16, 4, (64, 256)
 
 
 def losses(
@@ -39,6 +36,8 @@ def losses(
     try:
         return evaluate(workshop, choice.engine, family), choice
     except RuntimeError as error:  # one term was measured, and another one cannot be evaluated so
+        if choice.engine == Engine():
+            raise
         choice = choice.refused(Engine(), error)
         objective.engines[_key(family, bfloat16)] = len(family), choice
         return evaluate(workshop, choice.engine, family), choice

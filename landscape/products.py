@@ -109,10 +109,20 @@ class HessianProducts:
         engine = self.choice.engine
         if engine.kind == "differences":
             return self._differences(vectors).reshape(v.shape)
+        try:
+            return self._total(vectors, engine).reshape(v.shape)
+        except RuntimeError as error:  # one term was measured, and another one cannot be evaluated so
+            if not self.choice.trials or engine == Engine():
+                raise
+            self.choice = self.objective.engines["products"] = self.choice.refused(Engine(), error)
+            self._kept, self._bytes = [], 0
+            return self._total(vectors, Engine()).reshape(v.shape)
+
+    def _total(self, vectors: Tensor, engine: Engine) -> Tensor:
         total = torch.zeros_like(vectors)
         for i, term in enumerate(self.objective.terms):
             total += self._product(i, term, engine)(vectors)
-        return total.reshape(v.shape)
+        return total
 
     def _product(self, index: int, term: Term, engine: Engine) -> Product:
         if index < len(self._kept):

@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from dense import NETWORKS, quadratic, reference
 from torch import Tensor, nn
 
-from landscape import HessianProducts, InputError, Objective, model_objective
+from landscape import HessianProducts, InputError, Objective, model_objective, products
+from landscape.measuring import Choice, Trial
+from landscape.objective import Term
 from landscape.potentials import muller_brown
 from landscape.products import Engine
 
@@ -124,8 +126,6 @@ def test_the_choice_is_measured_where_that_pays_and_remembered() -> None:
 
 
 def test_an_engine_that_is_wrong_is_never_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    from landscape import products
-
     made = products._made
 
     def wrong(engine: Engine, *rest: object) -> object:
@@ -156,6 +156,33 @@ def test_names(name: str) -> None:
 def test_unknown_names(name: str) -> None:
     with pytest.raises(InputError, match="engine must be auto, double-backward, rebuild"):
         Engine.named(name)
+
+
+def test_a_term_that_the_chosen_engine_cannot_do_is_left_to_the_reference(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Measured is the first term alone."""
+    objective = Objective([lambda theta: theta.pow(4).sum(), lambda theta: theta.pow(3).sum()], 4)
+    captured = products._captured
+
+    def only_the_first(kind: str, term: Term, theta: Tensor) -> object:
+        if term is objective.terms[1]:
+            raise RuntimeError("it reads a number")
+        return captured(kind, term, theta)
+
+    monkeypatch.setattr(products, "_captured", only_the_first)
+    objective.engines["products"] = Choice(
+        Engine("replay"), (Trial(Engine(), 2.0), Trial(Engine("replay"), 1.0)), 0.0, 1.0
+    )
+    point, v = torch.arange(1.0, 5, dtype=F64), vectors(3, 4)
+    times = HessianProducts(objective, point)
+    for _ in range(2):
+        torch.testing.assert_close(times(v), objective.hvp(point, v))
+    assert times.choice is not None
+    assert times.choice.engine == Engine()
+    assert times.choice.said()["trials"]["replay"] == "RuntimeError: it reads a number"
+    with pytest.raises(RuntimeError, match="it reads a number"):
+        HessianProducts(objective, point, engine="replay")(v)
 
 
 def test_bad_points() -> None:
