@@ -16,7 +16,7 @@ from .objective import Objective
 
 SHARED = 32  # directions at most for which what they share is held for each
 # Points at once: what is tried first, what where that is slower, and what where it is faster.
-_SOME, _FEW, _MORE = 16, 4, (64, 256)
+_SOME, _FEW, _MORE = 16, 4, (64, 128)
 
 
 def losses(

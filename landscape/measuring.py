@@ -14,6 +14,9 @@ from torch import Tensor
 SHARE = 0.1  # of what the reference is predicted to take: what measuring may take
 COMPILING = 20.0  # seconds: what compiling is taken to cost until it has been done
 _FINALISTS, _ROUNDS = 3, 7  # of the run-off, of which the fastest counts
+LOADING = (
+    0.3  # seconds of work below which several inputs at once are not tried: PyTorch loads what that needs
+)
 ROUNDING = 100  # times the precision's epsilon: how far an exact engine may be from the reference
 
 
@@ -116,9 +119,14 @@ class Measurement:
     def run(self, candidates: Iterator[tuple[Any, int]], among: Callable[[Any], bool]) -> Choice:
         """Tries candidates (engine, inputs at once) while they are worth their time; they may look at earlier trials."""
         for engine, at_once in candidates:
-            cost = max(2 * at_once, len(self.sample)) * self.trials[0].seconds
+            best = self.best() or self.trials[0]
+            cost = max(2 * at_once, len(self.sample)) * min(self.trials[0].seconds, 2 * best.seconds)
             if self.spent + cost > SHARE * self.predicted and not (engine.compiled and self.pays()):
                 continue
+            if at_once > 1:
+                if self.predicted < LOADING:
+                    continue
+                self._started += _load_vmap()
             try:
                 self.trials.append(self._measured(engine, at_once))
                 self._works = self._finalists(among)  # the others' memory is let go
@@ -175,6 +183,13 @@ class Measurement:
         off = torch.where(expected.isfinite(), found - expected, 0.0).reshape(len(found), -1).norm(dim=1)
         size = torch.where(expected.isfinite(), expected, 0.0).reshape(len(found), -1).norm(dim=1)
         return float((off / size.clamp(min=torch.finfo(size.dtype).tiny)).max())
+
+
+def _load_vmap() -> float:
+    """The seconds it took PyTorch to load what vmap takes operators apart with: once a process, so no engine's cost."""
+    start, target = time.perf_counter(), torch.zeros(1, dtype=torch.long)
+    torch.func.vmap(lambda x: torch.nn.functional.nll_loss(x, target))(torch.zeros(1, 1, 1))
+    return time.perf_counter() - start
 
 
 def _note(error: Exception) -> str:
