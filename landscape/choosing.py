@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -88,22 +87,19 @@ def _candidates(
         found = measurement.best(lambda engine: engine.kind != "loop" and engine.bfloat16 == bfloat16)
         return found and found.engine
 
-    def state(engine: Engine) -> Any:
-        return workshop.residual(engine, workshop.objective.terms[0], family)
-
     for kind in ("shared", "replay") if len(family.directions) <= SHARED else ("replay",):
         yield Engine(kind, bfloat16=bfloat16), 1
     first = best()
     if first is None:
         return
-    size = state(first).origin.nbytes
-    most = min(len(family), MEMORY // max(size, 1))
+    rest = workshop.residual(first, workshop.objective.terms[0], family)
+    most = min(len(family), MEMORY // max(rest.origin.nbytes, 1))
     if most >= _SOME:
         yield replace(first, points=_SOME), _SOME
     for points in (_FEW,) if best() == first else _MORE:
         if points <= most and (best() == first or measurement.trials[-1].engine == best()):
             yield replace(first, points=points), points
-    if any(c.ndim == 4 and c.is_floating_point() for c in state(first).constants):
+    if any(c.ndim == 4 and c.is_floating_point() for c in rest.constants):
         yield replace(best() or first, channels_last=True), (best() or first).points
     if measurement.pays():
         start = best() or first

@@ -85,18 +85,15 @@ class Workshop:
     def __init__(self, objective: Objective) -> None:
         self.objective = objective
         self._graphs: dict[tuple[int, bool, bool], Captured] = {}
-        self._compiled: dict[tuple[str, int], Callable[..., Tensor]] = {}
 
     def losses(self, engine: Engine, term: Term, family: Family) -> Losses:
         """One term's losses at coordinates (c, k) of the family, by an engine."""
         if engine.kind == "loop":
             return lambda coordinates: torch.stack([scalar(term(row)) for row in family.points(coordinates)])
         rest = self.residual(engine, term, family)
-        graph = self._runnable(engine, rest)
+        run = runnable(rest, engine.points, compiled=engine.compiled, kept=self.objective.engines)
         if engine.points == 1:
-            return lambda coordinates: torch.stack(
-                [graph(s, *rest.constants).reshape(()) for s in rest.states(coordinates)]
-            )
+            return lambda coordinates: torch.stack([run(s).reshape(()) for s in rest.states(coordinates)])
 
         room = max(1, MEMORY // max(rest.origin.nbytes, 1))
 
@@ -106,9 +103,7 @@ class Workshop:
             if engine.compiled and missing:
                 coordinates = torch.cat([coordinates, coordinates[-1:].expand(missing, -1)])
             parts = coordinates.split(engine.points if engine.compiled else room)
-            return torch.cat([graph(rest.states(part), *rest.constants).reshape(-1) for part in parts])[
-                :count
-            ]
+            return torch.cat([run(rest.states(part)).reshape(-1) for part in parts])[:count]
 
         return together
 
@@ -139,27 +134,26 @@ class Workshop:
                 self._graphs[key] = capture_loss(term, theta)
         return self._graphs[key]
 
-    def _runnable(self, engine: Engine, rest: Residual) -> Callable[..., Tensor]:
-        graph: Callable[..., Tensor] = rest.graph
-        if engine.points > 1:
-            graph = torch.func.vmap(graph, in_dims=(0, *(None,) * len(rest.constants)))
-        if not engine.compiled:
-            return graph
-        key = rest.graph.code, engine.points
-        if key not in self._compiled:
-            if engine.points > 1:
-                graph = batched(
-                    graph,
-                    rest.states(rest.directions.new_zeros(engine.points, len(rest.directions))),
-                    *rest.constants,
-                )
-            self._compiled[key] = torch.compile(graph, dynamic=False)
-        return self._compiled[key]
 
-
-def batched(graph: Callable[..., Tensor], *inputs: Tensor) -> Callable[..., Tensor]:
-    """A vmapped function as a graph of its own: compiled, all that vmap makes share one function's code, and its few variants."""
-    return make_fx(graph)(*inputs)
+def runnable(
+    rest: Residual, at_once: int, *, compiled: bool, kept: dict[Any, Any]
+) -> Callable[[Tensor], Tensor]:
+    """The rest as a function of one state (S,), or of so many at once (at_once, S). kept holds compiled code."""
+    graph: Callable[..., Tensor] = rest.graph
+    if at_once > 1:
+        graph = torch.func.vmap(graph, in_dims=(0, *(None,) * len(rest.constants)))
+    if compiled:
+        # Sizes are part of what is compiled: a batch of another size may have the same operators.
+        shapes = tuple(tuple(t.shape) for t in (rest.origin, *rest.constants))
+        key = "compiled", rest.graph.code, at_once, shapes
+        if key not in kept:
+            if (
+                at_once > 1
+            ):  # as a graph of its own: what vmap makes shares one function's code, and its few variants
+                graph = make_fx(graph)(rest.origin.expand(at_once, -1).contiguous(), *rest.constants)
+            kept[key] = torch.compile(graph, dynamic=False)
+        graph = kept[key]
+    return lambda state: graph(state, *rest.constants)
 
 
 def evaluate(workshop: Workshop, engine: Engine, family: Family) -> Tensor:

@@ -99,7 +99,7 @@ class Objective:
         vectors = v.reshape(-1, self.dim)
         product = torch.zeros_like(vectors)
         for term in self.terms:
-            product += self._term_hvp(term, theta, vectors)
+            product += double_backward(term, theta)(vectors)
         return product.reshape(v.shape)
 
     def point(self, theta: Any, *, name: str = "theta") -> Tensor:
@@ -128,21 +128,26 @@ class Objective:
             theta = theta.detach()
         return torch.stack(values).sum(), grad
 
-    def _term_hvp(self, term: Term, theta: Tensor, vectors: Tensor) -> Tensor:
-        leaf = theta.detach().requires_grad_()
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            value = scalar(term(leaf))
-            if not value.requires_grad:
-                return torch.zeros_like(vectors)
-            (grad,) = torch.autograd.grad(value, leaf, create_graph=True, materialize_grads=True)
-            if not grad.requires_grad:  # a linear term
-                return torch.zeros_like(vectors)
-            last = len(vectors) - 1
-            rows = [
-                torch.autograd.grad(grad, leaf, v, retain_graph=i < last, materialize_grads=True)[0]
-                for i, v in enumerate(vectors)
-            ]
+
+def double_backward(term: Term, theta: Tensor) -> Callable[[Tensor], Tensor]:
+    """v (K, P) -> ∇²term(θ) v (K, P), by one backward pass a vector through the graph of the gradient, made here and kept."""
+    leaf = theta.detach().requires_grad_()
+    gradient = None
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        value = scalar(term(leaf))
+        if value.requires_grad:
+            (gradient,) = torch.autograd.grad(value, leaf, create_graph=True, materialize_grads=True)
+    if gradient is None or not gradient.requires_grad:  # a constant or linear term
+        return torch.zeros_like
+
+    def product(vectors: Tensor) -> Tensor:
+        rows = [
+            torch.autograd.grad(gradient, leaf, v, retain_graph=True, materialize_grads=True)[0]
+            for v in vectors
+        ]
         return torch.stack(rows)
+
+    return product
 
 
 def scalar(value: Tensor) -> Tensor:

@@ -25,11 +25,6 @@ class Line:
     direction: Tensor
     steps: Tensor = field(default_factory=lambda: torch.linspace(-1, 1, 51))
 
-    def points(self, objective: Objective) -> Tensor:
-        """(n, P)"""
-        start, direction, steps = _on(objective, self.start, self.direction, steps=(self.steps,))
-        return torch.addcmul(start, steps[:, None], direction)
-
     def family(self, objective: Objective) -> Family:
         start, direction, steps = _on(objective, self.start, self.direction, steps=(self.steps,))
         return Family(start, direction[None], steps[:, None])

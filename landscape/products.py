@@ -22,11 +22,11 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .capturing import capture
-from .engines import batched
+from .engines import runnable
 from .errors import InputError
 from .graphs import Residual, cut
 from .measuring import Choice, Measurement
-from .objective import Objective, Term
+from .objective import Objective, Term, double_backward
 
 Product = Callable[[Tensor], Tensor]  # vectors (K, P) -> (K, P)
 MEMORY = 4 * 2**30  # bytes that what is kept of all terms may take
@@ -198,23 +198,14 @@ def _made(
     if engine.kind not in linear:
         linear[engine.kind] = _captured(engine.kind, term, theta)
     rest = linear[engine.kind]
-    graph: Callable[..., Tensor] = rest.graph
-    if engine.vectors > 1:
-        graph = torch.func.vmap(graph, in_dims=(0, *(None,) * len(rest.constants)))
-    if engine.compiled:
-        key = "compiled products", rest.graph.code, engine.vectors
-        if key not in kept:
-            if engine.vectors > 1:
-                graph = batched(graph, theta.expand(engine.vectors, -1), *rest.constants)
-            kept[key] = torch.compile(graph, dynamic=False)
-        graph = kept[key]
+    run = runnable(rest, engine.vectors, compiled=engine.compiled, kept=kept)
 
     def product(vectors: Tensor) -> Tensor:
         with torch.no_grad():
             if engine.vectors == 1:
-                return torch.stack([graph(v, *rest.constants) for v in vectors])
+                return torch.stack([run(v) for v in vectors])
             parts = [_filled(part, engine.vectors) for part in vectors.split(engine.vectors)]
-            return torch.cat([graph(part, *rest.constants) for part in parts])[: len(vectors)]
+            return torch.cat([run(part) for part in parts])[: len(vectors)]
 
     return product, sum(c.nbytes for c in rest.constants)
 
@@ -239,29 +230,12 @@ def _filled(vectors: Tensor, count: int) -> Tensor:
 
 def _retained(term: Term, theta: Tensor) -> tuple[Product, int]:
     """One term's products by backward passes through the graph of its gradient, and the bytes that autograd saved for them."""
-    leaf, saved = theta.detach().requires_grad_(), dict[int, int]()
+    saved: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
         saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    with (
-        torch.enable_grad(),
-        sdpa_kernel(SDPBackend.MATH),
-        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
-    ):
-        value = term(leaf)
-        gradient = None
-        if value.requires_grad:
-            (gradient,) = torch.autograd.grad(value, leaf, create_graph=True, materialize_grads=True)
-    if gradient is None or not gradient.requires_grad:
-        return torch.zeros_like, 0
-
-    def product(vectors: Tensor) -> Tensor:
-        rows = [
-            torch.autograd.grad(gradient, leaf, v, retain_graph=True, materialize_grads=True)[0]
-            for v in vectors
-        ]
-        return torch.stack(rows)
-
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        product = double_backward(term, theta)
     return product, sum(saved.values())

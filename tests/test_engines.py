@@ -415,6 +415,18 @@ def test_compiled_engines_give_the_losses_of_the_loop(engine: str) -> None:
     agree(found(objective, points, engine), loop(objective, points))
 
 
+@no_compiler
+def test_compiled_engines_on_uneven_batches() -> None:
+    """Their operators are the same, written out alike."""
+
+    def mean(count: int) -> Callable[[Tensor], Tensor]:
+        return lambda t: (X[:count, :2] @ t).square().mean()
+
+    objective = Objective([mean(5), mean(3)], 2)
+    points = family(objective, n=4)
+    agree(found(objective, points, "replay x4 compiled"), loop(objective, points))
+
+
 @pytest.mark.parametrize("engine", ["replay bfloat16", "shared bfloat16", "shared x5 bfloat16"])
 def test_bfloat16_is_near_and_what_is_shared_is_not_rounded(engine: str) -> None:
     objective = model_objective(trained(mlp()).float(), CE, [(X, Y)])
