@@ -27,7 +27,7 @@ from landscape.plots import plot_tracks
 from landscape.problems import select
 from landscape.results import Track
 from optimizers import CLR, DataClosure
-from scripts.study import command, end, save, tracks
+from scripts.study import command, end, matching, save, tracks
 
 BATCHES = {"batch 64": 64, "batch 512": 512, "full batch": 10**9}
 GRID = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
@@ -47,7 +47,7 @@ def main(
     problem: str = "digits-mlp", epochs: int = 300, seeds: int = 5, only: str = "", out: Path = Path("runs")
 ) -> None:
     out, names, curves, ends = out / "corridor-rate" / problem, (*RULES, *CAPPED, *FIXED), {}, {}
-    for batch in [name for name in BATCHES if only in name]:
+    for batch in matching(BATCHES, only):
         each = {"epochs": epochs, "batch": batch}
         cells = [{**each, "label": name, "seed": seed} for name in names for seed in range(seeds)]
         found = tracks(out, run, cells, context=problem, title=f"{problem}, {batch}")

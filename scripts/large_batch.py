@@ -28,7 +28,7 @@ from landscape.problems import select
 from landscape.results import Track
 from optimizers import ALTO, DataClosure, E, Lamb, equal_momentum
 from scripts.sharp_minima import closure_of, measured
-from scripts.study import command, end, save, tracks
+from scripts.study import command, end, matching, save, tracks
 
 BATCHES = {"full batch": 10**9, "batch 512": 512, "batch 64": 64}
 ADAMW: Any = partial(AdamW, betas=(0.9, 0.99), weight_decay=1e-4)
@@ -48,7 +48,7 @@ def main(
     problem: str = "digits-mlp", epochs: int = 300, seeds: int = 5, only: str = "", out: Path = Path("runs")
 ) -> None:
     out, found = out / "large-batch" / problem, {}
-    for batch in [name for name in BATCHES if only in name]:
+    for batch in matching(BATCHES, only):
         follow = partial(tracks, out, run, context=problem, title=f"{problem}, {batch}")
         each, grid = {"epochs": epochs, "batch": batch}, {"marks": 1, "seed": GRID_SEED}
         tried = follow([{**each, "label": label, "lr": lr, **grid} for label in METHODS for lr in RATES])

@@ -1,7 +1,7 @@
 """What the studies share: a command line from a function's signature, and runs that resume."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,14 @@ def command(main: Callable[..., None]) -> None:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def matching(names: Iterable[str], only: str) -> list[str]:
+    """The names that ``only`` is part of, all if it is empty; InputError if there are none."""
+    found = [name for name in names if only in name]
+    if not found:
+        raise InputError(f"only must be part of one of {', '.join(names)}, got {only!r}.")
+    return found
 
 
 def tracks(

@@ -92,6 +92,14 @@ def test_a_study_of_nothing_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("script", ["large_batch", "corridor_rate"])
+def test_a_batch_that_does_not_exist_is_one_sentence(script: str, tmp_path: Path) -> None:
+    main = importlib.import_module(f"scripts.{script}").main
+    with pytest.raises(InputError, match=r"only must be part of one of .*batch 512.*, got '7'"):
+        main(only="7", out=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize("script", ["valleys", "escape", "corridor_rate", "large_batch"])
 def test_a_script_explains_its_options(
     script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
