@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from landscape import InputError, Objective
+from landscape.parameters import float64_array
 from landscape.results import Corridor
 
 
@@ -80,8 +80,8 @@ def corridor(
         gradient = gradient_after
     travelled = (thetas[1:] - thetas[:-1]).norm(dim=1).sum()
     return Corridor(
-        loss=_numpy(torch.stack(losses)),
-        **{name: _numpy(torch.stack([row[name] for row in rows])) for name in rows[0]},
+        loss=float64_array(torch.stack(losses)),
+        **{name: float64_array(torch.stack([row[name] for row in rows])) for name in rows[0]},
         chord=float(_ratio((thetas[-1] - thetas[0]).norm(), travelled)),
         label=label,
         gradients=len(thetas),
@@ -106,7 +106,3 @@ def _rates(lr: Any, thetas: Tensor) -> Tensor:
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     """NaN where the denominator is 0."""
     return torch.where(denominator == 0, torch.nan, numerator / denominator)
-
-
-def _numpy(values: Tensor) -> np.ndarray:
-    return values.cpu().numpy().astype(np.float64)

@@ -9,7 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape import InputError, Objective
+from landscape import InputError, Objective, losses
+from landscape.engines import Engine
+from landscape.measuring import Choice
+from landscape.parameters import float64_array
 from landscape.paths import Path
 
 Array = np.ndarray
@@ -53,7 +56,7 @@ class Sampled:
 
     def arc(self) -> Array:
         """The lengths (N−1,) of the path between the samples."""
-        speed = _float64(self.path.speed(torch.from_numpy(self.t)))
+        speed = float64_array(self.path.speed(torch.from_numpy(self.t)))
         return np.diff(self.t) * (speed[1:] + speed[:-1]) / 2
 
 
@@ -61,13 +64,24 @@ class Survey:
     """An objective seen along paths, with the evaluations spent.
 
     ``tolerance``: how closely tops are bracketed, as a share of the range of the loss along the path. ``intervals``:
-    how finely the whole path is sampled. A spike that lies between two of those samples is missed.
+    how finely the whole path is sampled. A spike that lies between two of those samples is missed. ``engine``: how losses
+    are evaluated (landscape/engines.py), the one taken in ``choice``; ``samplings``: how often, about, which decides what
+    measuring is worth for "auto".
     """
 
-    def __init__(self, objective: Objective, *, tolerance: float, intervals: int = INTERVALS) -> None:
+    def __init__(
+        self,
+        objective: Objective,
+        *,
+        tolerance: float,
+        intervals: int = INTERVALS,
+        engine: str = "loop",
+        samplings: int = 1,
+    ) -> None:
         if not tolerance > 0:
             raise InputError(f"tolerance must be a positive share of the range of the loss, got {tolerance}.")
         self.objective, self.tolerance, self.intervals = objective, tolerance, intervals
+        self.engine, self.count, self.choice = engine, samplings * (intervals + 1), Choice(Engine())
         self.gradients = self.losses = 0
 
     def sample(self, path: Path) -> Sampled:
@@ -112,9 +126,10 @@ class Survey:
 
     def _evaluate(self, path: Path, t: Array) -> tuple[Array, Array]:
         self.losses += len(t)
-        points = (path(chunk) for chunk in torch.from_numpy(t).split(_CHUNK))
-        loss, norm = zip(*((self.objective(theta), theta.norm(dim=1)) for theta in points), strict=True)
-        return _float64(torch.cat(loss)), _float64(torch.cat(norm))
+        family = path.family(torch.from_numpy(t))
+        loss, self.choice = losses(self.objective, family, engine=self.engine, count=self.count)
+        norm = [family.points(some).norm(dim=1) for some in family.coordinates.split(_CHUNK)]
+        return float64_array(loss), float64_array(torch.cat(norm))
 
     def _resolution(self, loss: Array) -> float:
         if not np.isfinite(loss).all():
@@ -133,7 +148,3 @@ def _midpoints(t: Array, loss: Array, resolution: float) -> Array:
     tops = (loss >= left) & (loss >= right) & (excess > resolution) & (loss + excess >= loss.max())
     before = np.flatnonzero(tops[1:] | tops[:-1])  # intervals with such a maximum at one of their ends
     return (t[before] + t[before + 1]) / 2
-
-
-def _float64(values: Tensor) -> Array:
-    return values.detach().cpu().numpy().astype(np.float64)

@@ -27,6 +27,7 @@ def linear_path(
     b: Any,
     *,
     tolerance: float = 1e-6,
+    engine: str = "loop",
     start: str = "",
     end: str = "",
     about: Mapping[str, Any] | None = None,
@@ -41,13 +42,14 @@ def linear_path(
 
     Args:
         a, b: the ends (P,), tensors or arrays.
+        engine: how losses are evaluated: a name, such as "shared x16", or "auto" to measure what is fastest.
         start, end: what the ends are called in tables and pictures.
         about: provenance for the record's header.
 
     Raises:
-        InputError: a or b is not one finite point (P,), or tolerance is not positive.
+        InputError: a or b is not one finite point (P,), tolerance is not positive, or there is no such engine.
     """
-    survey = Survey(objective, tolerance=tolerance)
+    survey = Survey(objective, tolerance=tolerance, engine=engine)
     found = survey.sample(Segment(*_ends(objective, a, b)))
     finite = math.isfinite(found.height)
     message = "the top is bracketed" if finite else "the loss is not finite everywhere on the line"
@@ -64,6 +66,7 @@ def find_path(
     steps: int | None = None,
     negligible: float = 1e-5,
     tolerance: float = 1e-6,
+    engine: str = "loop",
     generator: torch.Generator | None = None,
     start: str = "",
     end: str = "",
@@ -91,6 +94,7 @@ def find_path(
         steps: at most; by default 1000 ("fourier-published": 100, as published). The decay ends with them.
         negligible: what does not matter, as a share of the straight line's barrier.
         tolerance: how closely maxima are bracketed, as a share of the range of the loss along the path.
+        engine: how losses along the path are evaluated, as in linear_path; gradients are taken one by one.
         generator: for the first bend, ‖b − a‖/1000 in a random direction, and for where the draws begin.
         start, end: what the ends are called in tables and pictures.
         about: provenance for the record's header.
@@ -106,7 +110,13 @@ def find_path(
             "modes and steps must be at least 1, and negligible at least 0, "
             f"got modes={modes}, steps={steps}, negligible={negligible}."
         )
-    survey = Survey(objective, tolerance=tolerance, intervals=max(INTERVALS, _SAMPLES_A_MODE * modes))
+    survey = Survey(
+        objective,
+        tolerance=tolerance,
+        intervals=max(INTERVALS, _SAMPLES_A_MODE * modes),
+        engine=engine,
+        samplings=1 + (steps or 1000) // _CHECK,
+    )
     line = FourierPath(a, b, a.new_zeros(modes, len(a)))
     found, converged, message = _lowest(
         survey, survey.sample(line), _METHODS[method](survey, line, steps, generator), negligible
@@ -268,5 +278,5 @@ def _record(
         losses=survey.losses,
         converged=converged,
         message=message,
-        about=dict(about or {}),
+        about={**(about or {}), "engine": survey.choice.said()},
     )

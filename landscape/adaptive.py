@@ -14,6 +14,7 @@ from .errors import InputError
 from .families import Family
 from .measuring import Choice
 from .objective import Objective
+from .parameters import float64_array
 from .probes import Line, Plane
 from .refined import DEGREE, Refined, Scale, node_weights, scaled
 from .results import NAN, Array
@@ -122,7 +123,7 @@ class _Samples:
         at = torch.from_numpy(self.coordinates(new)).to(self.family.origin)
         family = Family(self.family.origin, self.family.directions, at)
         found, _ = losses(self.objective, family, engine=self.choice.engine.name)
-        loss = found.detach().cpu().numpy().astype(np.float64)
+        loss = float64_array(found)
         if self.scale == "log" and (loss < 0).any():
             raise InputError(
                 f"scale must be 'linear' where the loss is negative, got 'log' and a loss of {loss.min():.4g}."
@@ -213,7 +214,7 @@ def _edges(steps: Array) -> Array:
 
 
 def _checked_steps(steps: torch.Tensor) -> Array:
-    values = torch.as_tensor(steps).detach().cpu().numpy().astype(np.float64)
+    values = float64_array(steps)
     if values.ndim != 1 or not np.isfinite(values).all() or len(np.unique(values)) < 2:
         raise InputError(f"steps must be a vector of at least two different numbers, got {values.tolist()}.")
     return values

@@ -19,39 +19,41 @@ _SOME, _FEW, _MORE = 16, 4, (64, 128)
 
 
 def losses(
-    objective: Objective, family: Family, *, engine: str = "auto", bfloat16: bool = False
+    objective: Objective, family: Family, *, engine: str = "auto", bfloat16: bool = False, count: int = 0
 ) -> tuple[Tensor, Choice]:
     """The objective at all points of a family, (n,), and how: by the engine named, or the one that measuring chooses.
 
     Chosen once for an objective and a number of directions, and remembered with it. Measuring stops at a tenth of what the
-    loop is predicted to take, unless compiling is still worth its time; short scans are done by the loop at once. bfloat16
-    prefers engines that are not exact; their deviation is in the choice. Cost: one loss evaluation a point, or less.
+    loop is predicted to take, unless compiling is still worth its time; short scans are done by the loop at once. count says
+    how many points are to come, if more than these. bfloat16 prefers engines that are not exact; their deviation is in the
+    choice. Cost: one loss evaluation a point, or less.
     """
     workshop = _workshop(objective)
     if engine != "auto":
         choice = Choice(Engine.named(engine))
         return evaluate(workshop, choice.engine, family), choice
-    choice = choose(objective, family, bfloat16=bfloat16)
+    choice = choose(objective, family, bfloat16=bfloat16, count=count)
     try:
         return evaluate(workshop, choice.engine, family), choice
     except RuntimeError as error:  # one term was measured, and another one cannot be evaluated so
         if choice.engine == Engine():
             raise
         choice = choice.refused(Engine(), error)
-        objective.engines[_key(family, bfloat16)] = len(family), choice
+        objective.engines[_key(family, bfloat16)] = max(count, len(family)), choice
         return evaluate(workshop, choice.engine, family), choice
 
 
-def choose(objective: Objective, family: Family, *, bfloat16: bool = False) -> Choice:
+def choose(objective: Objective, family: Family, *, bfloat16: bool = False, count: int = 0) -> Choice:
     """The engine for a family: what was chosen before for this objective and so many directions, or what measuring chooses now.
 
     A choice for fewer than a quarter of the points is not taken over: what pays for many may not have paid for few.
     """
     key = _key(family, bfloat16)
     points, choice = objective.engines.get(key, (0, Choice(Engine())))
-    if len(family) > 4 * points:
-        choice = _measured(_workshop(objective), family, bfloat16)
-        objective.engines[key] = len(family), choice
+    count = max(count, len(family))
+    if count > 4 * points:
+        choice = _measured(_workshop(objective), family, bfloat16, count)
+        objective.engines[key] = count, choice
     return choice
 
 
@@ -63,16 +65,16 @@ def _workshop(objective: Objective) -> Workshop:
     return objective.engines.setdefault("workshop", Workshop(objective))
 
 
-def _measured(workshop: Workshop, family: Family, bfloat16: bool) -> Choice:
+def _measured(workshop: Workshop, family: Family, bfloat16: bool, count: int) -> Choice:
     term = workshop.objective.terms[0]
     three = torch.linspace(0, len(family) - 1, 3).round().long()
     with torch.no_grad():
         measurement = Measurement(
             lambda engine: workshop.losses(engine, term, family),
             sample=family.coordinates[three],
-            inputs=lambda count: family.coordinates[torch.arange(count) % len(family)],
+            inputs=lambda wanted: family.coordinates[torch.arange(wanted) % len(family)],
             reference=Engine(),
-            count=len(family) * len(workshop.objective.terms),
+            count=count * len(workshop.objective.terms),
         )
         candidates = _candidates(measurement, workshop, family, bfloat16)
         return measurement.run(candidates, lambda engine: engine.bfloat16 == bfloat16)

@@ -48,11 +48,18 @@ class PathSettings(_Positive):
         modes: sine modes of a Fourier path.
         steps: the most gradients spent on a path; the search ends sooner where the barrier is gone or the top settled.
         negligible: what is left of a barrier that counts as gone, as a share of the straight line's.
+        engine: how losses along paths are evaluated, as in scans.
     """
 
     modes: int = 10
     steps: int = 1000
     negligible: float = 1e-5
+    engine: str = "loop"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.engine != "auto":
+            Engine.named(self.engine)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ _FINALISTS, _ROUNDS = 3, 7  # of the run-off, of which the fastest counts
 LOADING = (
     0.3  # seconds of work below which several inputs at once are not tried: PyTorch loads what that needs
 )
+EQUAL = 1.05  # times the fastest's seconds: what counts as just as fast
 ROUNDING = 100  # times the precision's epsilon: how far an exact engine may be from the reference
 
 
@@ -35,13 +36,14 @@ class Named(Protocol):
 class Trial:
     """One engine on a little work: seconds a unit, seconds that the trial took, largest relative deviation from the reference.
 
-    A note says why it cannot be used.
+    at_once: how many inputs it takes together. A note says why it cannot be used.
     """
 
     engine: Any
     seconds: float = math.nan
     setup: float = math.nan
     deviation: float = math.nan
+    at_once: int = 1
     note: str = ""
 
 
@@ -133,19 +135,34 @@ class Measurement:
             except (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError, KeyError) as error:
                 self.trials.append(Trial(engine, note=_note(error)))
         self._run_off(among)
-        chosen = self.best(among) or self.best()
-        return Choice((chosen or self.trials[0]).engine, tuple(self.trials), self.spent, self.predicted)
+        return Choice(self._chosen(among).engine, tuple(self.trials), self.spent, self.predicted)
+
+    def _chosen(self, among: Callable[[Any], bool]) -> Trial:
+        """The fastest, or one as fast with fewer inputs at once: it takes less memory, and slows less where that is short."""
+        fastest = self.best(among)
+        if fastest is None:
+            return self.best() or self.trials[0]
+        equals = [
+            t for t in self.trials if not t.note and among(t.engine) and t.seconds <= EQUAL * fastest.seconds
+        ]
+        return min(equals, key=lambda t: (t.at_once, t.seconds))
 
     def _run_off(self, among: Callable[[Any], bool]) -> None:
-        """Times the fastest few again, in turns, while that costs no more than it may: the fastest time counts."""
+        """Times the fastest few again, in turns and on as many inputs each, while that costs no more than it may.
+
+        The fastest turn counts; engines of fewer inputs at once would have more turns, and so luck, if inputs were not as many.
+        """
         again = self._finalists(among)
-        fastest = {trial.engine: trial.seconds for trial in self.trials}
+        most = max((len(inputs) for _, inputs in again.values()), default=1)
+        turns: dict[Any, list[float]] = {engine: [] for engine in again}
         for _ in range(_ROUNDS):
+            cost = most * sum(t.seconds for t in self.trials if t.engine in again)
+            if len(again) < 2 or self.spent + cost > SHARE * self.predicted:
+                break
             for engine, (work, inputs) in again.items():
-                if self.spent > SHARE * self.predicted:
-                    break
-                fastest[engine] = min(fastest[engine], _timed(work, inputs)[1] / len(inputs))
-        self.trials = [replace(trial, seconds=fastest[trial.engine]) for trial in self.trials]
+                seconds = sum(_timed(work, inputs)[1] for _ in range(most // len(inputs)))
+                turns[engine].append(seconds / (len(inputs) * (most // len(inputs))))
+        self.trials = [replace(t, seconds=min(turns.get(t.engine) or [t.seconds])) for t in self.trials]
 
     def _finalists(
         self, among: Callable[[Any], bool]
@@ -167,7 +184,7 @@ class Measurement:
         self._works[engine] = work, self.inputs(at_once)
         setup = time.perf_counter() - start
         deviation = self._deviation(found)
-        trial = Trial(engine, seconds, setup, deviation)
+        trial = Trial(engine, seconds, setup, deviation, at_once)
         bound = ROUNDING * torch.finfo(found.dtype).eps
         if engine.exact and not deviation <= bound:
             return replace(trial, note=f"off by {deviation:.1e}, more than {bound:.1e}")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -61,3 +63,8 @@ class Parameters:
     def theta(self, model: nn.Module) -> Tensor:
         """θ (P,) as it stands in a model with these parameters."""
         return self.pack(dict(model.named_parameters()))
+
+
+def float64_array(values: Any) -> np.ndarray:
+    """A tensor's values, or a sequence's, as records keep them: float64 in main memory, detached."""
+    return torch.as_tensor(values).detach().cpu().numpy().astype(np.float64)

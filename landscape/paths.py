@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .errors import InputError
+from .families import Family
 
 
 class Path(ABC):
@@ -39,6 +40,10 @@ class Path(ABC):
     @abstractmethod
     def length(self) -> float:
         """∫₀¹ ‖γ′(t)‖ dt."""
+
+    @abstractmethod
+    def family(self, t: Tensor) -> Family:
+        """The points γ(t), t (N,), to rounding, as an affine family, which engines evaluate; exactly the ends at t = 0 and 1."""
 
     @abstractmethod
     def stored(self) -> tuple[np.ndarray, np.ndarray]:
@@ -70,6 +75,12 @@ class Segment(Path):
     @property
     def length(self) -> float:
         return float((self.b - self.a).norm())
+
+    def family(self, t: Tensor) -> Family:
+        # Not a and b − a: a + (b − a) is not exactly b.
+        t = _like(self.a, t)
+        ends = torch.stack([self.a, self.b])
+        return Family(torch.zeros_like(self.a), ends, torch.stack([1 - t, t], dim=1))
 
     def stored(self) -> tuple[np.ndarray, np.ndarray]:
         return _numpy(torch.stack([self.a, self.b])), _numpy(self.a.new_zeros(0, len(self.a)))
@@ -130,6 +141,12 @@ class FourierPath(Path):
         intervals = _INTERVALS_A_MODE * (len(self.coefficients) + 1)
         t = torch.linspace(0, 1, intervals + 1, dtype=self.a.dtype, device=self.a.device)
         return float(torch.trapezoid(self.speed(t), t))
+
+    def family(self, t: Tensor) -> Family:
+        t = _like(self.a, t)
+        directions = torch.cat([torch.stack([self.a, self.b]), self.coefficients])
+        coordinates = torch.cat([torch.stack([1 - t, t], dim=1), self.basis(t)], dim=1)
+        return Family(torch.zeros_like(self.a), directions, coordinates)
 
     def stored(self) -> tuple[np.ndarray, np.ndarray]:
         return _numpy(torch.stack([self.a, self.b])), _numpy(self.coefficients)

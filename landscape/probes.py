@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, overload
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from .choosing import losses
 from .errors import InputError
 from .families import Family
 from .objective import Objective
+from .parameters import float64_array
 from .results import Profile, Surface
 
 
@@ -79,10 +79,10 @@ def scan(
     loss, choice = losses(objective, family, engine=engine, bfloat16=bfloat16)
     labels["about"] = {**(about or {}), "engine": choice.said()}
     if isinstance(probe, Line):
-        return Profile(steps=_numpy(probe.steps), loss=_numpy(loss), **labels)
-    steps1, steps2 = _numpy(probe.steps1), _numpy(probe.steps2)
+        return Profile(steps=float64_array(probe.steps), loss=float64_array(loss), **labels)
+    steps1, steps2 = float64_array(probe.steps1), float64_array(probe.steps2)
     return Surface(
-        steps1=steps1, steps2=steps2, loss=_numpy(loss).reshape(len(steps1), len(steps2)), **labels
+        steps1=steps1, steps2=steps2, loss=float64_array(loss).reshape(len(steps1), len(steps2)), **labels
     )
 
 
@@ -94,7 +94,3 @@ def _on(objective: Objective, *vectors: Tensor, steps: tuple[Tensor, ...]) -> li
                 f"steps must be a vector of at least one number, got shape {tuple(torch.as_tensor(s).shape)}."
             )
     return placed + [torch.as_tensor(s).to(device=objective.device, dtype=objective.dtype) for s in steps]
-
-
-def _numpy(values: Tensor) -> np.ndarray:
-    return torch.as_tensor(values).detach().cpu().numpy().astype(np.float64)

@@ -31,6 +31,7 @@ from .objective import Objective, Term, double_backward
 Product = Callable[[Tensor], Tensor]  # vectors (K, P) -> (K, P)
 MEMORY = 4 * 2**30  # bytes that what is kept of all terms may take
 _SOME, _FEW = 16, 4  # vectors at once
+_NEAR = 1.25  # times the fastest kind's seconds, one vector after another: slower kinds are not tried on several at once
 _KINDS = ("double-backward", "replay", "tangent", "rebuild", "differences")
 
 
@@ -166,23 +167,25 @@ class HessianProducts:
 
 
 def _candidates(measurement: Measurement, available: int) -> Iterator[tuple[Engine, int]]:
-    """Kinds first, then vectors at once for the best of them, then that compiled."""
-
-    def best() -> Engine | None:
-        found = measurement.best(lambda engine: engine.kind != "double-backward")
-        return found and found.engine
-
+    """Kinds first, then a few vectors at once for those not much slower than the best, more where that helps, then compiled."""
     for kind in ("replay", "tangent"):
         yield Engine(kind), 1
-    first = best()
-    if first is None:
+    usable = [t for t in measurement.trials if t.engine.kind != "double-backward" and not t.note]
+    if not usable:
         return
-    if available >= _SOME:
-        yield replace(first, vectors=_SOME), _SOME
-    if available >= _FEW:
-        yield replace(first, vectors=_FEW), _FEW
+    fastest = min(t.seconds for t in usable)
+    for trial in usable if available >= _FEW else ():
+        if trial.seconds <= _NEAR * fastest:
+            yield replace(trial.engine, vectors=_FEW), _FEW
+
+    def best() -> Engine:
+        found = measurement.best(lambda engine: engine.kind != "double-backward")
+        return found.engine if found else usable[0].engine
+
+    if available >= _SOME and best().vectors == _FEW:
+        yield replace(best(), vectors=_SOME), _SOME
     if measurement.pays():
-        yield replace(best() or first, compiled=True), (best() or first).vectors
+        yield replace(best(), compiled=True), best().vectors
 
 
 def _made(

@@ -170,6 +170,7 @@ def connect(
     generator: torch.Generator,
     method: str,
     batchnorm: BatchNormPolicy,
+    engine: str,
     **settings: Any,
 ) -> PathRecord:
     place.load().check(b)
@@ -182,7 +183,7 @@ def connect(
             "not defined; only running statistics of normalization layers are recomputed there."
         )
     objective = place.objective(a, batchnorm)
-    ends = {"start": a.label, "end": b.label, "about": place.about(objective)}
+    ends = {"start": a.label, "end": b.label, "engine": engine, "about": place.about(objective)}
     if method == "linear":
         return linear_path(objective, a.theta, b.theta, **ends)
     return find_path(objective, a.theta, b.theta, method=method, generator=generator, **ends, **settings)
@@ -190,7 +191,10 @@ def connect(
 
 def path_methods(settings: PathSettings) -> dict[str, dict[str, Any]]:
     """The settings of ``connect`` for each method of path that a pair is connected by."""
-    return {"linear": {"method": "linear"}, "fourier": {"method": "fourier", **asdict(settings)}}
+    return {
+        "linear": {"method": "linear", "engine": settings.engine},
+        "fourier": {"method": "fourier", **asdict(settings)},
+    }
 
 
 def embed(place: Workplace, *solutions: Path, generator: torch.Generator) -> Embedding:

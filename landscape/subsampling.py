@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from .choosing import choose, losses
 from .engines import Engine
@@ -16,6 +15,7 @@ from .errors import InputError
 from .families import Family
 from .measuring import Choice
 from .objective import Objective, Term
+from .parameters import float64_array
 from .records import Record
 from .results import Array
 
@@ -112,7 +112,7 @@ def sampled_losses(
     points = Family(family.origin, family.directions, torch.cat([family.coordinates, origin]))
     values, said = _term_losses(objective, [objective.terms[i] for i in drawn], points, engine)
     return SampledLosses(
-        coordinates=_numpy(family.coordinates),
+        coordinates=float64_array(family.coordinates),
         drawn=np.array(drawn),
         shares=parts[drawn],
         terms=values[:, :-1],
@@ -131,7 +131,7 @@ def _term_losses(
         return Objective(some, objective.dim, dtype=objective.dtype, device=objective.device)
 
     choice = choose(of(terms), family) if engine == "auto" else Choice(Engine.named(engine))
-    rows = [_numpy(losses(of([term]), family, engine=choice.engine.name)[0]) for term in terms]
+    rows = [float64_array(losses(of([term]), family, engine=choice.engine.name)[0]) for term in terms]
     return np.stack(rows), choice.said()
 
 
@@ -142,7 +142,3 @@ def _shares(objective: Objective, shares: Sequence[float] | None) -> Array:
     if parts.shape != (count,) or not (np.isfinite(parts) & (parts > 0)).all():
         raise InputError(f"shares must be {count} positive numbers, one for each term, got {shares}.")
     return parts / parts.sum()
-
-
-def _numpy(values: Tensor) -> Array:
-    return values.detach().cpu().numpy().astype(np.float64)

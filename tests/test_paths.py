@@ -103,6 +103,16 @@ def test_paths_that_cannot_be_are_refused():
         restore("spline", np.zeros((2, 2)), np.zeros((0, 2)))
 
 
+@paths
+def test_the_family_of_a_path_has_its_points_and_exactly_its_ends(path):
+    t = torch.tensor([0.0, 0.3, 0.5, 0.9, 1.0], dtype=float64)
+    family = path.family(t)
+    points = family.points(family.coordinates)
+    torch.testing.assert_close(points, path(t), rtol=1e-14, atol=1e-14)
+    assert points[0].equal(path.a)
+    assert points[-1].equal(path.b)
+
+
 # ---------------------------------------------------------------- the dense maximum
 
 
@@ -467,3 +477,43 @@ def test_unusable_settings_are_refused():
         find_path(objective, a, -a, steps=0)
     with pytest.raises(InputError, match=r"negligible at least 0.*negligible=-1.0"):
         find_path(objective, a, -a, negligible=-1.0)
+
+
+# ---------------------------------------------------------------- engines
+
+
+def two_batches():
+    """An objective of two uneven batches, and two points."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+    x, y = torch.randn(50, 6, dtype=float64), torch.randint(3, (50,))
+    objective = model_objective(model, nn.functional.cross_entropy, [(x[:30], y[:30]), (x[30:], y[30:])])
+    return objective, *torch.randn(2, objective.dim, generator=seeded(0), dtype=float64)
+
+
+@pytest.mark.parametrize("engine", ["replay", "shared", "shared x16", "auto"])
+def test_every_engine_finds_the_same_tops(engine):
+    objective, a, b = two_batches()
+    for method in (
+        linear_path,
+        lambda *ends, **given: find_path(*ends, steps=100, generator=seeded(1), **given),
+    ):
+        found, known = method(objective, a, b, engine=engine), method(objective, a, b)
+        assert found.height == pytest.approx(known.height, rel=1e-9)
+        assert found.loss[0] == pytest.approx(float(objective(a)), rel=1e-13)
+        assert found.loss[-1] == pytest.approx(float(objective(b)), rel=1e-13)
+        assert known.about["engine"] == {"engine": "loop"}
+        assert engine == "auto" or found.about["engine"] == {"engine": engine}
+
+
+def test_auto_is_measured_for_all_samplings_that_may_come():
+    objective, a, b = two_batches()
+    record = find_path(objective, a, b, engine="auto", steps=100_000_000, modes=1, negligible=1e9)
+    assert len(record.about["engine"]["trials"]) > 1  # one sampling alone would not be worth a trial
+    assert record.gradients == 0
+
+
+def test_an_unknown_engine_is_refused():
+    objective, a, b = two_batches()
+    with pytest.raises(InputError, match="engine must be auto, loop, replay or shared"):
+        linear_path(objective, a, b, engine="jet")
