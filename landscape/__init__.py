@@ -21,6 +21,7 @@ from .problems import load_problem as load_problem
 from .products import HessianProducts as HessianProducts
 from .records import load as load
 from .results import Solution as Solution
+from .streaming import StreamedBatches as StreamedBatches
 from .subsampling import sampled_losses as sampled_losses
 
 

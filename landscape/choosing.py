@@ -48,6 +48,8 @@ def choose(objective: Objective, family: Family, *, bfloat16: bool = False, coun
 
     A choice for fewer than a quarter of the points is not taken over: what pays for many may not have paid for few.
     """
+    if objective.streamed:
+        return Choice(Engine())
     key = _key(family, bfloat16)
     points, choice = objective.engines.get(key, (0, Choice(Engine())))
     count = max(count, len(family))

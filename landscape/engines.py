@@ -126,6 +126,8 @@ class Workshop:
         # PyTorch's fused attention on a CPU has no rule for many points at once.
         plain_attention = engine.points > 1 and theta.device.type == "cpu"
         key = self.objective.terms.index(term), engine.bfloat16, plain_attention
+        if self.objective.streamed:  # a graph holds its data
+            self._graphs.clear()
         if key not in self._graphs:
             with (
                 sdpa_kernel(SDPBackend.MATH) if plain_attention else nullcontext(),

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from .errors import InputError
-from .objective import Objective, Term
+from .objective import Composed, Objective, Term
 from .parameters import Parameters
+from .streaming import StreamedBatches
 
+Read = Callable[[], Any]  # -> a batch
 LossFn = Callable[[Any, Any], Tensor]
 BatchNormPolicy = Literal["eval", "batch"]
 
@@ -21,7 +23,7 @@ BatchNormPolicy = Literal["eval", "batch"]
 def model_objective(
     model: nn.Module,
     loss_fn: LossFn | None,
-    batches: Iterable[Any],
+    batches: Iterable[Any] | StreamedBatches,
     *,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
@@ -40,7 +42,8 @@ def model_objective(
         model: any module. Tied parameters count once; frozen ones are not part of θ.
         loss_fn: (output, target) -> scalar. None if the model computes its own: then the output's ``loss`` is taken.
         batches: pairs (input, target), or mappings passed to the model as keyword arguments (for those loss_fn
-            sees (output, mapping)). Read twice where that is possible: random augmentation is refused.
+            sees (output, mapping)). Held in memory, and read twice where that is possible, as random augmentation is
+            refused; StreamedBatches(loader) are read whenever they are needed.
         dtype, device: of θ, the floating-point data and the buffers; by default those of the model's first parameter.
         reduction: what loss_fn does over the examples of a batch. Either way the objective is the mean over all.
         count: batch -> what the loss's mean is taken over (tokens, class weights); by default the leading dimension.
@@ -60,8 +63,11 @@ def model_objective(
     def place(value: Any) -> Any:
         return placed(value, dtype, device)
 
-    held = [place(batch) for batch in batches]
-    counts = [float((count or _leading_dimension)(batch)) for batch in held]
+    readers = _readers(batches, place)
+    if isinstance(batches, StreamedBatches) and count is None:
+        counts = [float(n) for n in batches.counts]
+    else:
+        counts = [float((count or _leading_dimension)(read())) for read in readers]
     total = sum(counts)
     if not total > 0:
         raise InputError("the data hold no example; give at least one batch with at least one example.")
@@ -73,42 +79,61 @@ def model_objective(
     constants = {name: tensor.clone() for name, tensor in constants.items()}
     loss_of = _Loss(model, loss_fn, parameters, constants, fresh_constants=batchnorm == "batch")
 
-    def term(batch: Any, weight: float) -> Term:
-        return lambda theta: loss_of(theta, batch) * weight
-
     def weigh(counts: list[float]) -> list[float]:
         return [(n if reduction == "mean" else 1.0) / total for n in counts]
 
     objective = Objective(
-        [term(batch, weight) for batch, weight in zip(held, weigh(counts), strict=True)],
+        [loss_of.term(read, weight) for read, weight in zip(readers, weigh(counts), strict=True)],
         parameters.dim,
         dtype=dtype,
         device=device,
         parameters=parameters,
         shares=[n / total for n in counts],
-        settings={"batchnorm": batchnorm, "batches": len(held), "examples": total},
+        settings={"batchnorm": batchnorm, "batches": len(readers), "examples": total},
+        streamed=isinstance(batches, StreamedBatches),
     )
     theta = objective.point(parameters.theta(model))
     if batchnorm == "eval":
-        _refuse_changing_buffers(loss_of, theta, held[0], model)
+        _refuse_changing_buffers(loss_of, theta, readers[0](), model)
     _refuse_random_loss(objective, theta, model)
+    if isinstance(batches, StreamedBatches):
+        return objective
     if iter(batches) is not iter(batches) and not isinstance(batches, Sequence):
-        again = [place(batch) for batch in batches]
-        recounted = [float((count or _leading_dimension)(batch)) for batch in again]
-        terms = [term(batch, weight) for batch, weight in zip(again, weigh(recounted), strict=True)]
+        again = _readers(batches, place)
+        recounted = [float((count or _leading_dimension)(read())) for read in again]
+        terms = [loss_of.term(read, weight) for read, weight in zip(again, weigh(recounted), strict=True)]
         _refuse_random_data(objective, Objective(terms, parameters.dim, dtype=dtype, device=device), theta)
     return objective
 
 
+def _readers(batches: Iterable[Any] | StreamedBatches, place: Callable[[Any], Any]) -> list[Read]:
+    """For each batch a function that gives it."""
+    if isinstance(batches, StreamedBatches):
+        return batches.readers(place)
+
+    def held(batch: Any) -> Read:
+        return lambda: batch
+
+    return [held(place(batch)) for batch in batches]
+
+
 def batch_loss(forward: Callable[..., Any], loss_fn: LossFn | None, batch: Any) -> Tensor:
     """The loss of one batch, a pair (input, target) or a mapping of keywords, under a forward function."""
+    return output_loss(batch_output(forward, batch), loss_fn, batch)
+
+
+def batch_output(forward: Callable[..., Any], batch: Any) -> Any:
+    """What a forward function makes of a batch, a pair (input, target) or a mapping of keywords."""
     if isinstance(batch, Mapping):
-        output, target = forward(**batch), batch
-    else:
-        inputs, target = batch
-        output = forward(inputs)
+        return forward(**batch)
+    inputs, _ = batch
+    return forward(inputs)
+
+
+def output_loss(output: Any, loss_fn: LossFn | None, batch: Any) -> Tensor:
+    """The loss of a batch's output; without loss_fn the one that the output holds."""
     if loss_fn is not None:
-        return loss_fn(output, target)
+        return loss_fn(output, batch if isinstance(batch, Mapping) else batch[1])
     loss = output["loss"] if isinstance(output, Mapping) else getattr(output, "loss", None)
     if not isinstance(loss, Tensor):
         raise InputError(
@@ -117,8 +142,17 @@ def batch_loss(forward: Callable[..., Any], loss_fn: LossFn | None, batch: Any) 
     return loss
 
 
+def _is_likelihood(loss_fn: LossFn) -> bool:
+    """Whether a loss is a −log likelihood in its natural parameters: cross-entropy of logits, mean squared error."""
+    cross_entropy = nn.functional.cross_entropy, nn.functional.binary_cross_entropy_with_logits
+    if isinstance(loss_fn, nn.CrossEntropyLoss | nn.BCEWithLogitsLoss):
+        plain = getattr(loss_fn, "label_smoothing", 0) == 0 and getattr(loss_fn, "pos_weight", None) is None
+        return plain and loss_fn.weight is None
+    return loss_fn in (*cross_entropy, nn.functional.mse_loss) or isinstance(loss_fn, nn.MSELoss)
+
+
 class _Loss:
-    """(θ, batch) -> scalar loss, with the model's constants bound (copied for every call if it writes to them)."""
+    """Outputs and losses of batches at θ, with the model's constants bound (copied for every call if it writes to them)."""
 
     def __init__(
         self,
@@ -132,20 +166,32 @@ class _Loss:
         self.model, self.loss_fn, self.parameters, self.constants = model, loss_fn, parameters, constants
         self.fresh_constants = fresh_constants
 
-    def __call__(self, theta: Tensor, batch: Any) -> Tensor:
-        constants = self.copied_constants() if self.fresh_constants else self.constants
-        return self.with_constants(theta, batch, constants)
+    def term(self, read: Read, weight: float) -> Term:
+        """θ -> weight times the loss of the batch that is read."""
+        if self.loss_fn is None:  # the model computes it, and what it is a loss of is not known
+            return lambda theta: output_loss(self.output(theta, read()), None, {}) * weight
+        return Composed(
+            lambda theta: self.output(theta, read()),
+            lambda z: output_loss(z, self.loss_fn, read()) * weight,
+            likelihood=_is_likelihood(self.loss_fn),
+        )
+
+    def output(self, theta: Tensor, batch: Any) -> Any:
+        return self.with_constants(
+            theta, batch, self.copied_constants() if self.fresh_constants else self.constants
+        )
 
     def copied_constants(self) -> dict[str, Tensor]:
         return {name: tensor.clone() for name, tensor in self.constants.items()}
 
-    def with_constants(self, theta: Tensor, batch: Any, constants: Mapping[str, Tensor]) -> Tensor:
+    def with_constants(self, theta: Tensor, batch: Any, constants: Mapping[str, Tensor]) -> Any:
+        """The model's output, with these constants."""
         tensors = {**constants, **self.parameters.unpack(theta)}
 
         def forward(*inputs: Any, **named: Any) -> Any:
             return functional_call(self.model, tensors, inputs, named)
 
-        return batch_loss(forward, self.loss_fn, batch)
+        return batch_output(forward, batch)
 
 
 def placed(value: Any, dtype: torch.dtype, device: torch.device) -> Any:

@@ -13,7 +13,8 @@ examples, so the sum is the exact mean over the data however the batches fall.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,19 +24,40 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from .errors import InputError
 from .parameters import Parameters
 
+if TYPE_CHECKING:
+    from scipy.sparse.linalg import LinearOperator
+
 Term = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Composed:
+    """A term ℓ(z(θ)): a network's outputs z, and their loss. Its Hessian has a Gauss–Newton part Jᵀ ∇²ℓ J and a residual one.
+
+    output: θ (P,) -> z, a tensor or a structure of tensors; loss: z -> scalar tensor. likelihood: whether the loss is a
+    −log likelihood in its natural parameters z, for which the Gauss–Newton part is the Fisher matrix.
+    """
+
+    output: Callable[[Tensor], Any]
+    loss: Callable[[Any], Tensor]
+    likelihood: bool = False
+
+    def __call__(self, theta: Tensor) -> Tensor:
+        return self.loss(self.output(theta))
 
 
 class Objective:
     """L(θ) = Σ terms(θ) on R^dim.
 
     Args:
-        terms: functions θ (P,) -> scalar tensor, differentiable by autograd.
+        terms: functions θ (P,) -> scalar tensor, differentiable by autograd; Composed where outputs and their loss are told
+            apart, as for networks.
         dim: P.
         dtype, device: of θ; inputs are converted.
         parameters: names and shapes of the tensors in θ; without them θ is one tensor, "theta".
         shares: of each term in the data, together 1; equal by default.
         settings: what a record should say about this objective (BatchNorm policy and the like).
+        streamed: its terms read their data anew, so what would keep them between evaluations is not worth its time.
 
     One evaluation of the loss, the gradient or one Hessian-vector product runs every term once.
     Second derivatives go by double backward: several torch.func compositions are silently wrong on
@@ -52,6 +74,7 @@ class Objective:
         parameters: Parameters | None = None,
         shares: Iterable[float] | None = None,
         settings: Mapping[str, Any] | None = None,
+        streamed: bool = False,
     ) -> None:
         self.terms: tuple[Term, ...] = tuple(terms)
         if not self.terms:
@@ -64,6 +87,7 @@ class Objective:
         self.parameters = parameters or Parameters(("theta",), ((dim,),))
         self.shares = tuple(shares or (1 / len(self.terms) for _ in self.terms))
         self.settings: dict[str, Any] = dict(settings or {})
+        self.streamed = streamed
         self.engines: dict[Any, Any] = {}  # what choosing.py remembers: graphs, compiled code, choices
 
     def __call__(self, theta: Tensor) -> Tensor:
@@ -101,6 +125,12 @@ class Objective:
         for term in self.terms:
             product += double_backward(term, theta)(vectors)
         return product.reshape(v.shape)
+
+    def hessian(self, theta: Any) -> LinearOperator:
+        """∇²L at θ (P,) as a symmetric SciPy LinearOperator (P, P) in float64. Cost: a Hessian-vector product a column."""
+        from .operators import hessian_operator  # which is about objectives
+
+        return hessian_operator(self, theta)
 
     def point(self, theta: Any, *, name: str = "theta") -> Tensor:
         """θ, a tensor, array or list, on this objective's device and dtype; checks that its shape is (P,) or (K, P)."""

@@ -30,6 +30,7 @@ from .objective import Objective, Term, double_backward
 
 Product = Callable[[Tensor], Tensor]  # vectors (K, P) -> (K, P)
 MEMORY = 4 * 2**30  # bytes that what is kept of all terms may take
+_WORTH = 30  # products: for fewer, the three that the reference is timed on are more than measuring may take
 _SOME, _FEW = 16, 4  # vectors at once
 _NEAR = 1.25  # times the fastest kind's seconds, one vector after another: slower kinds are not tried on several at once
 _KINDS = ("double-backward", "replay", "tangent", "rebuild", "differences")
@@ -142,12 +143,15 @@ class HessianProducts:
         if key in self.objective.engines:
             return self.objective.engines[key]
         terms = self.objective.terms
+        count = max(self.count, len(vectors)) * len(terms)
+        if count < _WORTH:
+            return Choice(Engine())
         measurement = Measurement(
             lambda engine: _made(engine, terms[0], self.theta, self.objective.engines, self._linear)[0],
             sample=vectors[torch.arange(3) % len(vectors)],
             inputs=lambda count: vectors[torch.arange(count) % len(vectors)],
             reference=Engine(),
-            count=max(self.count, len(vectors)) * len(terms),
+            count=count,
         )
         choice = measurement.run(_candidates(measurement, len(vectors)), lambda engine: True)
         if len(choice.trials) > 1:
@@ -233,12 +237,29 @@ def _filled(vectors: Tensor, count: int) -> Tensor:
 
 def _retained(term: Term, theta: Tensor) -> tuple[Product, int]:
     """One term's products by backward passes through the graph of its gradient, and the bytes that autograd saved for them."""
-    saved: dict[int, int] = {}
-
-    def note(tensor: Tensor) -> Tensor:
-        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with SavedBytes() as saved:
         product = double_backward(term, theta)
-    return product, sum(saved.values())
+    return product, saved.total
+
+
+class SavedBytes:
+    """Counts what autograd saves inside of it; tensors that share memory count once."""
+
+    def __init__(self) -> None:
+        self._saved: dict[int, int] = {}
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._note, lambda tensor: tensor)
+
+    def __enter__(self) -> SavedBytes:
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._hooks.__exit__(*error)
+
+    @property
+    def total(self) -> int:
+        return sum(self._saved.values())
+
+    def _note(self, tensor: Tensor) -> Tensor:
+        self._saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor

@@ -5,8 +5,10 @@ Shapes: P parameters, K points, T steps, N samples along a path. Missing numbers
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -88,7 +90,11 @@ class Solution(Record):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Trace(Record):
-    """An estimate of tr ∇²L with its standard error, from ``matvecs`` Hessian-vector products."""
+    """An estimate of the trace of a curvature matrix with its standard error, from ``matvecs`` products with vectors.
+
+    ``of`` names the matrix: the Hessian, its Gauss–Newton or residual part, or the Fisher matrix. Where an error was asked
+    for and not reached, ``converged`` is False; ``message`` says why, or why the value is NaN.
+    """
 
     value: float
     stderr: float
@@ -96,6 +102,9 @@ class Trace(Record):
     method: str
     matvecs: int
     dim: int
+    of: str = "hessian"
+    converged: bool = True
+    message: str = ""
 
     @property
     def mean(self) -> float:
@@ -104,8 +113,99 @@ class Trace(Record):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class SplitTrace(Trace):
+    """tr H = tr G + tr R, Gauss–Newton and residual part, of the whole (first) and of the diagonal blocks called ``names``.
+
+    values, stderrs and sizes (B,) of the blocks; gauss_newton, residual and their standard errors (1 + B,). ``known`` is the
+    share of parameters whose entry of G is exact, ``passes`` the backward passes that went into G, ``matvecs`` the probes of R.
+    samples are those of R, to which the estimate of tr G is added.
+    """
+
+    names: tuple[str, ...]
+    sizes: Array
+    values: Array
+    stderrs: Array
+    gauss_newton: Array
+    gauss_newton_stderr: Array
+    residual: Array
+    residual_stderr: Array
+    known: float
+    passes: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Frobenius(Record):
+    """‖A‖_F of a curvature matrix from an estimate of its square, tr A², and that one's standard error."""
+
+    square: float
+    square_stderr: float
+    method: str
+    matvecs: int
+    dim: int
+    of: str = "hessian"
+
+    @property
+    def value(self) -> float:
+        return self.square**0.5
+
+    @property
+    def stderr(self) -> float:
+        """To first order: that of the square over 2‖A‖_F."""
+        return 0.5 * self.square_stderr / self.value if self.square_stderr else 0.0
+
+    @property
+    def typical(self) -> float:
+        """‖A‖_F/√P, the root of the mean squared eigenvalue."""
+        return self.value / self.dim**0.5
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BlockTraces(Record):
+    """Traces of the diagonal blocks of a curvature matrix: values, stderr and sizes (B,), of the blocks called ``names``.
+
+    samples (n, B), a row for every probe; NaN where a block was taken exactly, entry by entry, and its standard error is 0.
+    ``probes`` says what the probes were: "exact", each zero outside of one block, or "joint", all blocks from the same
+    ones: the variance of one joint probe is greater by Σ‖A_bc‖_F² over c ≠ b.
+    """
+
+    names: tuple[str, ...]
+    values: Array
+    stderr: Array
+    sizes: Array
+    samples: Array
+    by: str
+    probes: str
+    matvecs: int
+    dim: int
+    of: str = "hessian"
+    message: str = ""
+
+    @property
+    def means(self) -> Array:
+        """Trace per parameter of each block (B,)."""
+        return self.values / self.sizes
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Diagonal(Record):
+    """The diagonal of a curvature matrix: values (P,) with their standard errors (P,).
+
+    samples (n,) are estimates of the trace, the sums over the entries of what each of the n probes says.
+    """
+
+    values: Array
+    stderr: Array
+    samples: Array
+    method: str
+    matvecs: int
+    dim: int
+    of: str = "hessian"
+    message: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Eigenpairs(Record):
-    """Eigenvalues (k,), largest first, unit eigenvectors (k, P) and residuals ‖Hv − λv‖ (k,) of ∇²L."""
+    """Eigenvalues (k,), largest first, unit eigenvectors (k, P) and residuals ‖Hv − λv‖ (k,) of ∇²L, or the part ``of`` it."""
 
     values: Array
     vectors: Array
@@ -114,16 +214,103 @@ class Eigenpairs(Record):
     matvecs: int
     converged: bool
     message: str = ""
+    of: str = "hessian"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SpectralDensity(Record):
+    """How the P = ``dim`` eigenvalues λ of ∇²L, or the part ``of`` it, are spread: a quadrature rule from every probe.
+
+    nodes (probes, steps), ascending; weights (probes, steps), of sum 1 for each probe: Σ_j w_j f(x_j) estimates Σ f(λ_i)/P.
+    What is derived comes as (mean, standard error) over the probes; the error of too few steps is not in it.
+    """
+
+    nodes: Array
+    weights: Array
+    dim: int
+    of: str = "hessian"
+    matvecs: int = 0
+    message: str = ""
+
+    @property
+    def lowest(self) -> float:
+        """The smallest node, never below the smallest eigenvalue."""
+        return float(self.nodes.min())
+
+    @property
+    def highest(self) -> float:
+        """The largest node, never above the largest eigenvalue."""
+        return float(self.nodes.max())
+
+    def moment(self, power: int = 1) -> tuple[float, float]:
+        """tr Aᵖ/P, without bias for p ≤ 2·steps − 1: times ``dim`` the trace (p = 1) and ‖A‖_F² (p = 2)."""
+        mean, stderr = self._over_probes(self.nodes**power)
+        return float(mean), float(stderr)
+
+    def share(self, *, low: Any = -np.inf, high: Any = np.inf) -> tuple[Array, Array]:
+        """The share of eigenvalues with low ≤ λ < high, for bounds (...): share(high=−τ) of those that are negative beyond
+        τ > 0, share(high=grid) the distribution function. Times ``dim`` it is how many there are. It is as sharp as the nodes are
+        dense: a bound amid a crowd of eigenvalues is blurred by their spacing, about (width of the crowd)·π/(2 steps)."""
+        low, high = (np.asarray(bound, dtype=np.float64)[..., None, None] for bound in (low, high))
+        inside = (low <= self.nodes) & (self.nodes < high)
+        return self._over_probes(np.where(np.isnan(self.nodes), np.nan, inside))
+
+    def density(self, grid: Any, *, width: float) -> tuple[Array, Array]:
+        """The density at ``grid`` (G,), a share of eigenvalues per unit of λ, smoothed by a Gaussian of standard deviation ``width``.
+
+        Smoothing adds width² to the variance and, where the density φ is smooth, width²·φ″/2 to it. Nodes further apart than
+        ``width`` show as single bumps.
+        """
+        distance = (np.asarray(grid, dtype=np.float64)[:, None, None] - self.nodes) / width
+        return self._over_probes(_bell(distance) / width)
+
+    def log_density(self, magnitudes: Any, *, sign: int = 1, width: float = 0.1) -> tuple[Array, Array]:
+        """The density of log10|λ| at ``magnitudes`` (G,) of |λ|, a share of eigenvalues per decade, of those with this sign (±1).
+
+        Smoothed by a Gaussian of standard deviation ``width`` decades. Over all decades and both signs it integrates to 1,
+        less the weight of nodes at 0, which have no place here.
+        """
+        with np.errstate(divide="ignore"):
+            place = np.log10(np.where(np.sign(self.nodes) == -sign, 0, np.abs(self.nodes)))
+        distance = (np.log10(np.asarray(magnitudes, dtype=np.float64))[:, None, None] - place) / width
+        return self._over_probes(_bell(distance) / width)
+
+    def _over_probes(self, values: Array) -> tuple[Array, Array]:
+        """Mean and standard error (...) of Σ_j w_j values_j, for values (..., probes, steps)."""
+        sums = (values * self.weights).sum(axis=-1)
+        return sums.mean(axis=-1), sums.std(axis=-1, ddof=1) / sums.shape[-1] ** 0.5
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Flatness(Record):
     """Depth and flatness of one solution. ``eigenvalues`` (k,) largest first, with their residuals.
 
-    Sharpness is the largest rise of the loss found inside a ball of radius ``*_rho``: in ℓ2 (SAM), which a
-    rescaling of layers changes, and in units of |θ| (adaptive), which it does not. The SAM numbers are one ascent
-    step and the iterated ascent. Trace, eigenvalues, Frobenius norm and SAM sharpness are not invariant.
+    Sharpness is the largest rise of the loss found inside a ball of radius ``*_rho``: in ℓ2 (SAM), and in units of |θ|
+    (adaptive) in ℓ2 and ℓ∞; the average one is the mean rise at the rim. The SAM numbers are one ascent step and the iterated
+    ascent. lpf is the mean loss under noise of standard deviation ``lpf_sigma``, pac_bayes_sigma the noise that raises it by
+    ``pac_bayes_tolerance``. relative_flatness is of the weight ``relative_layer``. epsilon and epsilon_prime say how far the
+    solution is from a flat minimum (see Certificate). ``invariant`` says of each which a rescaling of layers leaves as it is.
     """
+
+    invariant: ClassVar[Mapping[str, bool]] = MappingProxyType(
+        {
+            "trace": False,
+            "mean_trace": False,
+            "eigenvalues": False,
+            "frobenius": False,
+            "sam_step": False,
+            "sam_sharpness": False,
+            "adaptive_sharpness": True,
+            "adaptive_linf_sharpness": True,
+            "adaptive_average": True,
+            "lpf": False,
+            "pac_bayes_sigma": False,
+            "relative_flatness": True,
+            "fisher_rao": True,
+            "epsilon": False,
+            "epsilon_prime": False,
+        }
+    )
 
     optimizer: str
     seed: int
@@ -145,10 +332,186 @@ class Flatness(Record):
     adaptive_rho: float
     gradients: int
     matvecs: int
+    losses: int = 0
+    adaptive_linf_sharpness: float = NAN
+    linf_rho: float = NAN
+    adaptive_average: float = NAN
+    adaptive_average_stderr: float = NAN
+    lpf: float = NAN
+    lpf_stderr: float = NAN
+    lpf_sigma: float = NAN
+    pac_bayes_sigma: float = NAN
+    pac_bayes_stderr: float = NAN
+    pac_bayes_tolerance: float = NAN
+    relative_flatness: float = NAN
+    relative_flatness_stderr: float = NAN
+    relative_layer: str = ""
+    fisher_rao: float = NAN
+    epsilon: float = NAN
+    epsilon_prime: float = NAN
+    epsilon_prime_stderr: float = NAN
+    message: str = ""
 
     @property
     def label(self) -> str:
         return f"{self.optimizer}/{self.seed}"
+
+    @property
+    def mean_trace(self) -> float:
+        """Trace per parameter, tr/P."""
+        return self.trace / self.dim
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sharpness(Record):
+    """Rises of the loss (steps, K) at the iterates of K ascents in a ball of radius ρ; column 0 starts up the gradient.
+
+    norm: "l2" or "linf"; ball: "plain", or "adaptive" in units of |θ|.
+    """
+
+    rho: float
+    norm: str
+    ball: str
+    rises: Array
+    gradients: int
+    matvecs: int
+
+    @property
+    def step(self) -> float:
+        """The rise after one ascent step from the gradient, negative where the loss falls."""
+        return float(self.rises[0, 0])
+
+    @property
+    def value(self) -> float:
+        """The largest rise found, a lower bound of the maximum; never negative, since the center is in the ball too."""
+        return float(np.maximum(self.rises.max(), 0.0))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NoiseFlatness(Record):
+    """The mean of a loss, or of its rise, under noise: independent samples (n,), each of one pair of opposite draws.
+
+    measure: what it is a mean of; scale: the σ or ρ of the noise. ``losses`` counts evaluations.
+    """
+
+    measure: str
+    samples: Array
+    scale: float
+    losses: int
+
+    @property
+    def value(self) -> float:
+        return float(self.samples.mean())
+
+    @property
+    def stderr(self) -> float:
+        return float(self.samples.std(ddof=1) / len(self.samples) ** 0.5)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PacBayes(Record):
+    """The standard deviation σ of noise that raises the mean loss by ``tolerance``, with its standard error.
+
+    sigmas, rises (n,): all noise looked at and the mean rise there. If the crossing is outside of them ``converged`` is
+    False, sigma is NaN, and ``message`` says on which side; if the loss is not finite beyond it, stderr is. ``losses``
+    counts evaluations.
+    """
+
+    sigma: float
+    stderr: float
+    tolerance: float
+    sigmas: Array
+    rises: Array
+    losses: int
+    converged: bool
+    message: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RelativeFlatness(Record):
+    """Relative flatness of the weight named ``layer``, with its standard error (0 where exact) from ``matvecs`` products."""
+
+    value: float
+    stderr: float
+    samples: Array
+    layer: str
+    of: str
+    matvecs: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Certificate(Record):
+    """How far θ is from an (ε, ε′)-flat minimum: x*, ``minimum`` (P,), and the slope of the mean curvature along the
+    valley there.
+
+    epsilon: ‖θ − x*‖. If x* is not stationary ``converged`` is False, ``message`` says why, and epsilon is how far descent came.
+    thresholds (T,): eigenvalues above are of directions across the valley; normal (T,): how many of ``eigenvalues`` (k,)
+    those are; complete (T,): whether all of them were found. square, square_stderr (T,): unbiased estimates of ε′², which
+    may be negative.
+    """
+
+    epsilon: float
+    minimum: Array
+    loss: float
+    gradient_norm: float
+    eigenvalues: Array
+    residuals: Array
+    thresholds: Array
+    normal: Array
+    complete: Array
+    square: Array
+    square_stderr: Array
+    probes: int
+    gradients: int
+    matvecs: int
+    thirds: int
+    converged: bool
+    message: str = ""
+
+    @property
+    def epsilon_prime(self) -> Array:
+        """ε′ (T,), 0 where the estimate of its square is not positive."""
+        return np.sqrt(np.maximum(self.square, 0.0))
+
+    @property
+    def epsilon_prime_stderr(self) -> Array:
+        """Of ε′ (T,): that of the square over 2ε′, and where ε′ is not told from 0, the square root of that of the square."""
+        told = self.square > self.square_stderr
+        return np.where(
+            told,
+            self.square_stderr / (2 * np.where(told, self.epsilon_prime, 1.0)),
+            np.sqrt(self.square_stderr),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CurvatureScales(Record):
+    """Curvature along K unit directions as seen at S steps h, beside vᵀHv. hessian (K,); steps (S,), and relative to ‖θ‖.
+
+    of_losses, of_gradients (K, S): second differences of the loss, and differences of the gradient; *_rounding (K, S):
+    about how much of each is rounding.
+    """
+
+    steps: Array
+    theta_norm: float
+    hessian: Array
+    of_losses: Array
+    of_losses_rounding: Array
+    of_gradients: Array
+    of_gradients_rounding: Array
+    losses: int
+    gradients: int
+    matvecs: int
+
+    @property
+    def relative_steps(self) -> Array:
+        """Steps (S,) as shares of ‖θ‖."""
+        return self.steps / self.theta_norm
+
+    @property
+    def excess(self) -> Array:
+        """How much the curvature seen by gradients exceeds vᵀHv, (K, S), as a share of it."""
+        return self.of_gradients / self.hessian[:, None] - 1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -314,3 +677,7 @@ class Track(Record):
                     f"the track {self.label}/{self.seed} has {np.size(values)} values of {name!r} at "
                     f"{np.size(self.steps)} steps; give one a step."
                 )
+
+
+def _bell(x: Array) -> Array:
+    return np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)

@@ -1,7 +1,9 @@
 """Flatness against dense Hessians and exact maxima of quadratics on balls, and what rescaling two ReLU layers changes."""
 
+import json
 import math
-from dataclasses import fields
+from dataclasses import MISSING, fields
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,10 +12,22 @@ from dense import Reference, quadratic, reference, rotated
 from scipy.optimize import brentq
 from torch import Tensor
 
+import analysis.noise
+import landscape
+from analysis import (
+    average_sharpness,
+    fisher_rao,
+    flat_minimum_certificate,
+    lpf,
+    pac_bayes_sigma,
+    relative_flatness,
+    worst_case_sharpness,
+)
 from analysis.flatness import flatness
 from analysis.trace import trace_and_square
-from landscape import HessianProducts, InputError, Objective
+from landscape import Family, HessianProducts, InputError, Objective, load
 from landscape.potentials import muller_brown
+from landscape.results import Flatness
 
 ADAPTIVE_RHO, SAM_RHO = 0.5, 0.05
 
@@ -143,20 +157,110 @@ def rescaled(net: Reference, alpha: float) -> Tensor:
     return net.objective.parameters.pack(tensors)
 
 
+def numbers(record: Flatness) -> dict[str, float]:
+    """All that Flatness.invariant speaks of; of the loss under noise the rise."""
+    found = {name: float(np.ravel(getattr(record, name))[0]) for name in Flatness.invariant}
+    return found | {"lpf": record.lpf - record.loss}
+
+
 @pytest.mark.parametrize("alpha", [0.2, 3.0])
-def test_rescaling_layers_moves_everything_but_the_adaptive_sharpness(alpha):
+def test_rescaling_layers_moves_just_what_the_record_says(alpha):
     net = reference("relu")
-    ours = flatness(net.objective, net.theta, matvecs=90, generator=generator())
-    other = flatness(net.objective, rescaled(net, alpha), matvecs=90, generator=generator())
+    settings: dict[str, Any] = {"matvecs": 90, "descent_steps": 20, "probes": 100}
+    ours = flatness(net.objective, net.theta, generator=generator(), **settings)
+    other = flatness(net.objective, rescaled(net, alpha), generator=generator(), **settings)
     assert other.loss == pytest.approx(ours.loss, rel=1e-13)
-    assert other.adaptive_sharpness == pytest.approx(ours.adaptive_sharpness, rel=1e-6)
-    for name in ("trace", "frobenius", "sam_step", "sam_sharpness", "gradient_norm"):
-        assert abs(getattr(other, name) / getattr(ours, name) - 1) > 0.1, name
-    assert abs(other.eigenvalues[0] / ours.eigenvalues[0] - 1) > 0.1
+    before, after = numbers(ours), numbers(other)
+    for name, invariant in Flatness.invariant.items():
+        assert math.isfinite(before[name]), name
+        if invariant:
+            assert after[name] == pytest.approx(before[name], rel=1e-6), name
+        else:
+            assert abs(after[name] / before[name] - 1) > 0.02, name
+    assert abs(other.gradient_norm / ours.gradient_norm - 1) > 0.1
+
+
+def test_permuting_hidden_units_moves_nothing():
+    net = reference("relu")
+    order = torch.randperm(8, generator=generator(1))
+    tensors = dict(net.objective.parameters.unpack(net.theta))
+    tensors |= {name: tensors[name][order] for name in ("0.weight", "0.bias")}
+    other = net.objective.parameters.pack(tensors | {"2.weight": tensors["2.weight"][:, order]})
+    settings: dict[str, Any] = {"matvecs": 90, "probes": 100, "pairs": 60}
+    ours = flatness(net.objective, net.theta, generator=generator(), **settings)
+    theirs = flatness(net.objective, other, generator=generator(2), **settings)
+    before, after = numbers(ours), numbers(theirs)
+    sampled = {
+        "lpf": ours.lpf_stderr,
+        "pac_bayes_sigma": ours.pac_bayes_stderr,
+        "adaptive_average": ours.adaptive_average_stderr,
+    }
+    for name in set(before) - {"epsilon", "epsilon_prime"}:
+        error = 5 * sampled.get(name, 0.0)
+        assert after[name] == pytest.approx(before[name], rel=1e-6 if not error else 0, abs=error), name
+
+
+@pytest.mark.parametrize("name", ["mlp", "conv"])
+def test_the_measures_are_those_of_their_functions(name):
+    net = reference(name)
+    found = flatness(net.objective, net.theta, pairs=40, probes=100, generator=generator())
+    alone = worst_case_sharpness(net.objective, net.theta, 0.005, norm="linf", along=1, generator=generator())
+    assert found.adaptive_linf_sharpness == pytest.approx(alone.value, rel=0.05)  # random signs start it
+    average = average_sharpness(net.objective, net.theta, ADAPTIVE_RHO, pairs=100, generator=generator(1))
+    assert found.adaptive_average == pytest.approx(average.value, abs=6 * found.adaptive_average_stderr)
+    filtered = lpf(net.objective, net.theta, pairs=100, generator=generator(1))
+    assert found.lpf == pytest.approx(filtered.value, abs=5 * found.lpf_stderr)
+    allowed = pac_bayes_sigma(net.objective, net.theta, pairs=40, generator=generator(1))
+    assert found.pac_bayes_sigma == pytest.approx(allowed.sigma, abs=5 * found.pac_bayes_stderr)
+    more = math.sqrt(100 / 40)  # draws
+    assert found.adaptive_average_stderr == pytest.approx(more * average.stderr, rel=0.6)
+    assert found.lpf_stderr == pytest.approx(more * filtered.stderr, rel=0.6)
+    assert found.pac_bayes_stderr == pytest.approx(allowed.stderr, rel=0.6)
+    relative = relative_flatness(net.objective, net.theta, probes=100)
+    assert (found.relative_layer, found.relative_flatness) == (relative.layer, pytest.approx(relative.value))
+    assert found.fisher_rao == pytest.approx(fisher_rao(net.objective, net.theta))
+    assert found.mean_trace == found.trace / len(net.theta)
+    assert (found.lpf_sigma, found.linf_rho, found.pac_bayes_tolerance) == (0.01, 0.005, 0.1)
+    assert math.isnan(found.epsilon)
+
+
+def test_the_certificate_is_there_if_asked_for():
+    net = reference("mlp")
+    found = flatness(net.objective, net.theta, descent_steps=30, tau=0.1, generator=generator())
+    alone = flat_minimum_certificate(
+        net.objective, net.theta, taus=(0.1,), max_steps=30, generator=generator(1)
+    )
+    assert found.epsilon == pytest.approx(alone.epsilon, rel=1e-5)
+    error = 5 * math.hypot(found.epsilon_prime_stderr, float(alone.epsilon_prime_stderr[0]))
+    assert found.epsilon_prime == pytest.approx(float(alone.epsilon_prime[0]), abs=error)
+    assert found.message.startswith("descent was not stationary after 30 steps")
+
+
+def test_what_an_objective_does_not_have_is_nan():
+    found = flatness(quadratic(torch.eye(70, dtype=torch.float64)), torch.zeros(70), generator=generator())
+    assert math.isnan(found.relative_flatness)
+    assert math.isnan(found.fisher_rao)
+    assert found.pac_bayes_sigma == pytest.approx(math.sqrt(0.2 / 70), abs=5 * found.pac_bayes_stderr)
+
+
+def test_old_records_load_with_new_fields_missing(tmp_path):
+    net = reference("mlp")
+    found = flatness(net.objective, net.theta, generator=generator())
+    path = found.save(tmp_path / "flatness.npz")
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    header = json.loads(str(arrays["header"]))
+    new = {f.name for f in fields(Flatness) if f.default is not MISSING}
+    header["fields"] = {name: value for name, value in header["fields"].items() if name not in new}
+    np.savez(path, **{**arrays, "header": np.array(json.dumps(header))})
+    again = load(path)
+    assert (again.trace, again.losses, again.message) == (found.trace, 0, "")
+    assert math.isnan(again.fisher_rao)
 
 
 def test_evaluations_are_counted(monkeypatch):
-    spent = {"gradients": 0, "matvecs": 0}
+    spent = {"gradients": 0, "matvecs": 0, "losses": 0}
+    call = Objective.__call__
     value_and_grad, hvp, times = Objective.value_and_grad, Objective.hvp, HessianProducts.__call__
 
     def counted_gradient(self: Objective, theta: Tensor) -> tuple[Tensor, Tensor]:
@@ -171,13 +275,25 @@ def test_evaluations_are_counted(monkeypatch):
         spent["matvecs"] += v.reshape(-1, v.shape[-1]).shape[0]
         return times(self, v)
 
+    def counted_loss(self: Objective, theta: Tensor) -> Tensor:
+        spent["losses"] += theta.reshape(-1, self.dim).shape[0]
+        return call(self, theta)
+
+    def counted_losses(objective: Objective, family: Family, **settings: Any) -> tuple[Tensor, Any]:
+        spent["losses"] += len(family)
+        return landscape.losses(objective, family, **settings)
+
+    monkeypatch.setattr(Objective, "__call__", counted_loss)
+    monkeypatch.setattr(analysis.noise, "losses", counted_losses)
     monkeypatch.setattr(Objective, "value_and_grad", counted_gradient)
     monkeypatch.setattr(Objective, "hvp", counted_hvp)
     monkeypatch.setattr(HessianProducts, "__call__", counted_times)
     net = reference("mlp")
     found = flatness(net.objective, net.theta, generator=generator())
-    assert {"gradients": found.gradients, "matvecs": found.matvecs} == spent
-    assert found.gradients == 2 * 20 * 11 + 1
+    assert {
+        name: getattr(found, name) for name in spent
+    } == spent  # Fisher–Rao's one product is of another kind
+    assert found.gradients == 20 * (11 + 11 + 3) + 4
 
 
 def test_the_same_generator_gives_the_same_record():

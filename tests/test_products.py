@@ -12,7 +12,7 @@ from dense import NETWORKS, quadratic, reference
 from torch import Tensor, nn
 
 from landscape import HessianProducts, InputError, Objective, model_objective, products
-from landscape.measuring import Choice, Trial
+from landscape.measuring import EQUAL, Choice, Trial
 from landscape.objective import Term
 from landscape.potentials import muller_brown
 from landscape.products import Engine
@@ -108,7 +108,7 @@ def test_the_choice_is_measured_where_that_pays_and_remembered() -> None:
     torch.testing.assert_close(once(v), v @ matrix)
     assert once.choice is not None
     assert once.choice.engine.name == "double-backward"
-    assert len(once.choice.trials) == 1
+    assert not once.choice.trials
     assert not objective.engines
     many = HessianProducts(objective, torch.zeros(40, dtype=F64), count=10**6)
     torch.testing.assert_close(many(v), v @ matrix)
@@ -116,10 +116,12 @@ def test_the_choice_is_measured_where_that_pays_and_remembered() -> None:
     names = [trial.engine.name for trial in many.choice.trials]
     assert names[:3] == ["double-backward", "replay", "tangent"]
     fastest = min((t for t in many.choice.trials if not t.note), key=lambda t: t.seconds)
-    assert many.choice.engine == fastest.engine
+    chosen = next(t for t in many.choice.trials if t.engine == many.choice.engine)
+    assert chosen.seconds <= EQUAL * fastest.seconds
+    assert chosen.at_once <= fastest.at_once
     said = many.choice.said()
     assert json.loads(json.dumps(said)) == said
-    assert said["engine"] == fastest.engine.name
+    assert said["engine"] == chosen.engine.name
     again = HessianProducts(objective, torch.ones(40, dtype=F64), count=10**6)
     again(v)
     assert again.choice is many.choice

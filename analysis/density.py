@@ -1,0 +1,125 @@
+"""The density of the Hessian's eigenvalues by stochastic Lanczos quadrature, with its error over probes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from landscape import InputError, Objective
+from landscape.results import SpectralDensity
+
+from .curvature import Of, Products, products_of
+from .points import NOT_FINITE, draw_normal, one_point
+
+Array = NDArray[np.float64]
+
+
+def spectral_density(
+    objective: Objective,
+    theta: Any,
+    *,
+    of: Of = "hessian",
+    probes: int = 8,
+    steps: int = 40,
+    generator: torch.Generator | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> SpectralDensity:
+    """How the P eigenvalues of ∇²L(θ) are spread, from ``probes`` random vectors and ``steps`` products with each.
+
+    Stochastic Lanczos quadrature (Golub and Welsch 1969; Lin, Saad and Yang 2016, arXiv 1308.5467, section 3.2): for v
+    uniform on the unit sphere, the mean of vᵀf(H)v is Σ f(λ_i)/P, whatever f. Lanczos from v gives a tridiagonal T, whose
+    eigenvalues x_j (nodes) and squared first components w_j of eigenvectors (weights, which sum to 1) are Gauss's rule
+
+        vᵀf(H)v ≈ Σ_j w_j f(x_j),    exact for polynomials f of degree ≤ 2·steps − 1, and where H has ≤ steps eigenvalues.
+
+    So moments have no bias, and eigenvalues apart from the others are found as nodes, while a crowd of them is seen at a resolution
+    of about its width · π/(2 steps): a gap or a count inside it that is finer than that is not to be trusted.
+    The nodes lie within the spectrum. Every new vector is made orthogonal to all before, twice, since nodes are
+    repeated otherwise. Probes differ by chance, by what the record's standard errors say; these themselves are known to
+    1/√(2·probes − 2) of their size (a quarter for 8), and an interval from them takes Student's t with probes − 1 degrees.
+    They do not hold the error of too few steps, which is common to all probes, and are too small where few eigenvalues carry a
+    moment, which is skewed over probes then: with one that carries all, errors of the trace have mean −0.6 and standard deviation
+    1.6 in units of the error bar with 8 probes, −0.2 and 1.2 with 32 (hessian_trace is better at that number).
+
+    Cost: probes · steps products, ``probes`` at a time, from which all is derived. Memory: probes · steps vectors (P,): 320 by
+    default.
+
+    Args:
+        of: the matrix, as in products_of: "hessian", or a part of it.
+        probes: random vectors, at least 2 for an error bar.
+        steps: products with each, P if that is less: the whole spectrum then, with weights that still hang on the probe.
+        generator: of the probes; torch's default one if None.
+        about: provenance for the record's header.
+
+    Raises:
+        InputError: fewer than 2 probes or 1 step, an unknown ``of``, or a theta that is not one point.
+    """
+    theta = one_point(objective, theta)
+    for name, value, fewest in (("probes", probes, 2), ("steps", steps, 1)):
+        if value < fewest:
+            raise InputError(f"{name} must be at least {fewest}, got {value}.")
+    steps = min(steps, objective.dim)
+    products = products_of(objective, theta, of, count=probes * steps)
+    diagonal, beside, done = tridiagonal(products, draw_normal(objective, probes, generator), steps)
+    finite = bool(diagonal.isfinite().all())
+    nodes, weights = quadrature(diagonal, beside) if finite else np.full((2, probes, steps), np.nan)
+    return SpectralDensity(
+        nodes=nodes,
+        weights=weights,
+        dim=objective.dim,
+        of=of,
+        matvecs=probes * done,
+        message="" if finite else NOT_FINITE,
+        about=dict(about or {}),
+    )
+
+
+def tridiagonal(products: Products, starts: Tensor, steps: int) -> tuple[Tensor, Tensor, int]:
+    """Lanczos from every row of starts (K, P): T's diagonal (K, steps), what stands beside it (K, steps), and the steps done.
+
+    Both are in double precision and main memory; the last number beside is what would couple T to a next step. Where a Krylov
+    space ends early (low rank), the number beside is 0 and so is T from there on, which does not change the first components.
+    Products that are not finite leave NaN, and end it.
+    """
+    count, dim = starts.shape
+    basis = starts.new_zeros(count, steps, dim)
+    diagonal, beside = (torch.zeros(count, steps, dtype=torch.float64) for _ in range(2))
+    v, scale = starts / starts.norm(dim=1, keepdim=True), starts.new_zeros(count)
+    for j in range(steps):
+        basis[:, j] = v
+        image = products(v)
+        diagonal[:, j] = (image * v).sum(1).double().cpu()
+        if not image.isfinite().all():
+            return torch.full_like(diagonal, torch.nan), beside, j + 1
+        scale = torch.maximum(scale, image.norm(dim=1))
+        seen = basis[:, : j + 1]
+        for _ in range(2):
+            image = image - (image[:, None] @ seen.mT @ seen)[:, 0]
+        length = image.norm(dim=1)
+        ended = length <= 10 * torch.finfo(length.dtype).eps * scale
+        v = torch.where(ended[:, None], 0.0, image / length[:, None])
+        beside[:, j] = torch.where(ended, 0.0, length).double().cpu()
+        if ended.all():
+            return diagonal, beside, j + 1
+    return diagonal, beside, steps
+
+
+def quadrature(diagonal: Tensor, beside: Tensor) -> tuple[Array, Array]:
+    """Nodes ascending and weights (K, steps) of Gauss's rules from K tridiagonal matrices (K, steps).
+
+    Of a matrix that falls apart only the first part counts; the largest node fills up its row, with weight 0.
+    """
+    nodes, weights = np.zeros(diagonal.shape), np.zeros(diagonal.shape)
+    for row, (a, b) in enumerate(zip(diagonal, beside, strict=True)):
+        ends = torch.nonzero(b == 0)
+        size = int(ends[0]) + 1 if len(ends) else len(a)
+        matrix = torch.diag(a[:size]) + torch.diag(b[: size - 1], 1) + torch.diag(b[: size - 1], -1)
+        values, vectors = torch.linalg.eigh(matrix)
+        nodes[row] = float(values[-1])
+        nodes[row, :size], weights[row, :size] = values, vectors[0].square()
+    return nodes, weights
