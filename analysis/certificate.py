@@ -13,10 +13,10 @@ from landscape import InputError, Objective
 from landscape.parameters import float64_array
 from landscape.results import Certificate
 
+from .points import draw_normal
 from .sharpness import finite_point
 from .spectrum import top_eigenpairs
 from .thirds import third_derivatives
-from .points import draw_normal
 
 TAUS = (0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3)
 # Eigenvalues asked for at first, and by how much more in each further round.

@@ -86,7 +86,7 @@ def lanczos(
 
 
 def chosen(values: Tensor, count: int, which: End) -> Tensor:
-    """Indices of ``count`` of the ascending values: the largest, the smallest, the largest in magnitude, or half from each end."""
+    """Indices of ``count`` ascending values: the largest, the smallest, the largest in magnitude, or half from each end."""
     if which == "LM":
         return values.abs().argsort(descending=True)[:count]
     low = {"LA": 0, "SA": count, "BE": count // 2}[which]
@@ -107,9 +107,8 @@ def _orthonormal(rest: Tensor, v: Tensor, draw: Draw, scale: float) -> tuple[Ten
     if lost.any():
         random = draw(int(lost.sum()))
         following[lost] = random / random.norm(dim=1, keepdim=True)
-    for _ in range(
-        2
-    ):  # the first removes what small rows of rest held of v, enlarged; the second what rounding left of random ones
+    # The first time removes what small rows of rest held of v, enlarged; the second what rounding left of random ones.
+    for _ in range(2):
         following = following - (following @ v.T) @ v
         following = torch.linalg.qr(following.T)[0].T
     return following, r.double().cpu()

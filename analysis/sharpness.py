@@ -15,8 +15,8 @@ from landscape.parameters import float64_array
 from landscape.results import NoiseFlatness, Sharpness
 
 from .noise import pair_losses
-from .spectrum import top_eigenpairs
 from .points import one_point
+from .spectrum import top_eigenpairs
 
 Norm = Literal["l2", "linf"]
 Ball = Literal["plain", "adaptive"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -17,9 +17,9 @@ from landscape.results import Eigenpairs
 
 from .curvature import Of, Products, products_of
 from .lanczos import End, Ritz, chosen, lanczos
+from .partition import Groups, partition_of
 from .points import NOT_FINITE, draw_normal, one_point
 
-By = Literal["layer", "parameter"]
 Array = NDArray[np.float64]
 _BASIS, _CROWDED_BASIS = 40, 100  # vectors kept for the upper end, and where the lower one is asked for too
 
@@ -87,7 +87,7 @@ def layer_eigenvalues(
     k: int = 1,
     *,
     of: Of = "hessian",
-    by: By = "layer",
+    by: Groups = "layer",
     which: End = "LA",
     tolerance: float = 1e-7,
     max_matvecs: int = 2000,
@@ -105,21 +105,23 @@ def layer_eigenvalues(
     k·P numbers a block, and about 100 vectors of the block's size.
 
     Args:
-        by: "layer", the name of a parameter before its last dot, or "parameter", each tensor by itself.
+        by: "layer", "parameter", "filter", or parameter names by the name of their group, as in partition_of.
         which, of, tolerance, max_matvecs, block: as in top_eigenpairs, max_matvecs for each block.
         generator, about: likewise.
 
     Raises:
-        InputError: as top_eigenpairs, and an unknown ``by``.
+        InputError: as top_eigenpairs, and as partition_of.
     """
     theta = one_point(objective, theta)
     if k < 1:
         raise InputError(f"k must be at least 1, got {k}.")
     search = _Search(which, tolerance, max_matvecs, block)
-    places = _places(objective, by)
-    products = products_of(objective, theta, of, count=len(places) * search.basis(k))
+    blocks = partition_of(objective.parameters, by)
+    index = blocks.index.to(objective.device)
+    products = products_of(objective, theta, of, count=len(blocks.names) * search.basis(k))
     found = {}
-    for name, place in places.items():
+    for b, name in enumerate(blocks.names):
+        place = (index == b).nonzero()[:, 0]
         pairs = search.run(_Block(objective, products, generator, place), min(k, len(place)))
         found[name] = replace(pairs, of=of, about=dict(about or {}))
     return found
@@ -179,48 +181,43 @@ class _Search:
         return max(usual, 2 * k + 2 * self.block)
 
     def run(self, matrix: _Block, k: int) -> Eigenpairs:
-        """k eigenpairs of a block, with vectors (k, P) that are zero outside it."""
-        if matrix.dim <= self.basis(k) + self.block:
-            ritz = _dense(matrix, k, self.which)
-        else:
-            ritz = lanczos(
-                matrix.products,
-                matrix.draw,
-                k,
-                which=self.which,
-                block=self.block,
-                basis=self.basis(k),
-                tolerance=self.tolerance,
-                max_matvecs=self.max_matvecs,
-            )
-        good, matvecs = ritz.converged.numpy(), ritz.matvecs
-        vectors, values, residuals = (
-            np.full((k, matrix.objective.dim), np.nan),
-            np.full(k, np.nan),
-            np.full(k, np.nan),
-        )
-        if good.any():
-            found = ritz.vectors[ritz.converged]
-            images = float64_array(matrix.products(found))
-            rows = float64_array(found)
-            vectors[good] = float64_array(matrix.embedded(found))
-            values[good] = (rows * images).sum(axis=1)
-            residuals[good] = np.linalg.norm(images - values[good, None] * rows, axis=1)
-            matvecs += len(found)
+        """k eigenpairs of a block, with vectors (k, P) that are zero outside it; NaN where they were not found."""
+        ritz = self.ritz(matrix, k)
+        good = ritz.converged.numpy()
+        found = ritz.vectors[ritz.converged]
+        images = float64_array(matrix.products(found)) if good.any() else np.zeros(found.shape)
+        rows = float64_array(found)
+        vectors, values, residuals = np.full((k, matrix.objective.dim), np.nan), *np.full((2, k), np.nan)
+        vectors[good] = float64_array(matrix.embedded(found))
+        values[good] = (rows * images).sum(axis=1)
+        residuals[good] = np.linalg.norm(images - values[good, None] * rows, axis=1)
         order = np.argsort(-values)  # NaN last
-        message = ""
-        if not ritz.finite:
-            message = NOT_FINITE
-        elif not good.all():
+        message = "" if ritz.finite else NOT_FINITE
+        if ritz.finite and not good.all():
             message = f"{good.sum()} of {k} eigenvalues converged in {ritz.matvecs} products; raise max_matvecs or tolerance."
         return Eigenpairs(
             values=values[order],
             vectors=_with_fixed_signs(vectors[order]),
             residuals=residuals[order],
             which=self.which,
-            matvecs=matvecs,
+            matvecs=ritz.matvecs + len(found),
             converged=not message,
             message=message,
+        )
+
+    def ritz(self, matrix: _Block, k: int) -> Ritz:
+        """From all of a small matrix, from Lanczos of a large one."""
+        if matrix.dim <= self.basis(k) + self.block:
+            return _dense(matrix, k, self.which)
+        return lanczos(
+            matrix.products,
+            matrix.draw,
+            k,
+            which=self.which,
+            block=self.block,
+            basis=self.basis(k),
+            tolerance=self.tolerance,
+            max_matvecs=self.max_matvecs,
         )
 
 
@@ -232,19 +229,6 @@ def _dense(matrix: _Block, k: int, which: End) -> Ritz:
         return Ritz(dense[:k], ~every, matrix.dim, finite=False)
     values, columns = torch.linalg.eigh((dense + dense.T) / 2)
     return Ritz(columns[:, chosen(values.cpu(), k, which)].T, every, matrix.dim)
-
-
-def _places(objective: Objective, by: By) -> dict[str, Tensor]:
-    """Indices (n,) of θ by the name of a layer or of a parameter, in order."""
-    if by not in get_args(By):
-        raise InputError(f"by must be one of {', '.join(get_args(By))}, got {by!r}.")
-    places: dict[str, list[Tensor]] = {}
-    parameters = objective.parameters
-    every = torch.arange(objective.dim, device=objective.device).split(parameters.sizes)
-    for name, place in zip(parameters.names, every, strict=True):
-        layer = name.rpartition(".")[0] or name
-        places.setdefault(layer if by == "layer" else name, []).append(place)
-    return {name: torch.cat(parts) for name, parts in places.items()}
 
 
 def _with_fixed_signs(vectors: Array) -> Array:

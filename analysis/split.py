@@ -20,7 +20,7 @@ from .partition import Groups, Partition, partition_of
 from .points import NOT_FINITE, draw_normal, one_point
 from .xtrace import XTrace
 
-_FEWEST = 8  # samples before an error is looked at
+_FEWEST = 4  # samples, of which the error has a variance
 _AT_ONCE = 16  # vectors
 _XTRACE = 40  # products from which on XTrace's error is the smaller one, and its error bar is right
 
@@ -40,11 +40,13 @@ def split_trace(
     """tr ∇²L(θ), θ (P,), of the whole and of its diagonal blocks, with standard errors: tr H = tr G + tr R.
 
     G, the Gauss–Newton part, has a trace of squared first derivatives, one backward pass for each direction in which the
-    loss bends in the outputs of an example (10 classes: 9), and is exact then (gauss_newton.py). Where outputs are
+    loss bends in the outputs of an example (10 for 10 classes), and is exact then (gauss_newton.py). Where outputs are
     many (tokens, segmentation), or parameters are used by operators without a rule, samples take their place, of which every
     one sums over examples without cross terms. R, the residual part, has Rademacher probes v_bᵀ(Rv)_b, joint for all
     blocks (Hutchinson 1990). It is small where the loss is nearly stationary in the outputs, as at a minimum that fits
     the data; and in networks of piecewise linear layers, each used once, its diagonal is 0 and the probes only add noise.
+    From 40 products on the whole trace of R is XTrace's, which errs less then (xtrace.py); the blocks are those of its
+    probes, and need not add up to it. Error bars count that few samples do not tell their own spread well.
 
     With rtol, samples are added to the part with the larger error, at most doubled at a time, until stderr ≤ rtol·|value|.
 
@@ -53,7 +55,7 @@ def split_trace(
 
     Args:
         by: the blocks, as for block_traces.
-        matvecs: samples of each part that is not exact, at least 8; with rtol, before the error is first looked at.
+        matvecs: samples of each part that is not exact, at least 4; with rtol, before the error is first looked at.
         rtol: the standard error of the whole trace to reach, relative to its value.
         max_matvecs: of each part; where they do not suffice for rtol, ``converged`` is False and ``message`` says so.
         directions: the most backward passes to take for an exact tr G of a batch, instead of samples.
@@ -106,7 +108,7 @@ class _Drawn:
         """Values and standard errors (1 + B,); 0 where nothing was left to samples."""
         if not self.spent:
             return self.samples.sum(0), self.samples.sum(0)
-        return self.samples.mean(0), self.samples.std(0) / self.spent**0.5
+        return self.samples.mean(0), _stderr(self.samples)
 
 
 class _Probed:
@@ -139,7 +141,7 @@ class _Probed:
         """Values and standard errors (1 + B,)."""
         if self.exact is not None:
             return self.exact, torch.zeros_like(self.exact)
-        value, stderr = self.samples.mean(0), self.samples.std(0) / len(self.samples) ** 0.5
+        value, stderr = self.samples.mean(0), _stderr(self.samples)
         if self.xtrace:
             found, error = self.xtrace.trace()
             value[0], stderr[0] = found.mean(), error
@@ -147,6 +149,12 @@ class _Probed:
 
     def _take(self, v: Tensor, image: Tensor) -> None:
         self.samples = torch.cat([self.samples, _sums(v * image, self.blocks)])
+
+
+def _stderr(samples: Tensor) -> Tensor:
+    """std/√n of samples (n, …), by √((n−1)/(n−3)) more, so that the error over it, which has Student's t, has variance 1."""
+    n = len(samples)
+    return samples.std(0) * ((n - 1) / (n - 3) / n) ** 0.5
 
 
 def _sums(rows: Tensor, blocks: Partition) -> Tensor:

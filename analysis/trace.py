@@ -53,7 +53,7 @@ def hessian_trace(
         std/√n of n = matvecs/3 samples: the true error is 1 to 1.15 times it at 60 matvecs, up to twice that below 20.
     "hutchinson": samples vᵀHv over signs v, which are independent: the error bar is std/√matvecs.
     "split": tr G + tr R, of networks: see split.split_trace, which also has the traces of layers. matvecs are those with R, at
-    least 8; what G takes, mostly less, is in the record. By far the cheapest at a minimum that fits its data.
+    least 4; what G takes, mostly less, is in the record. By far the cheapest at a minimum that fits its data.
 
     "xnystrace" (Epperly, Tropp, Webber 2024), for positive semidefinite matrices only: one product a probe, where XTrace takes
         two (see xnystrace.XNysTrace). The true error was 0.84 to 1.2 times the error bar at 12 to 60 matvecs.

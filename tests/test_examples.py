@@ -63,6 +63,29 @@ class Scaled(nn.Module):
         return self.head((x * self.scale - self.shift).sigmoid() ** self.power)
 
 
+class Bare(nn.Module):
+    """A parameter added here and subtracted there, with a factor, one that is expanded to a weight, and one behind detach."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.p, self.row = nn.Parameter(double(6)), nn.Parameter(double(1, 6, seed=1))
+        self.held = nn.Parameter(double(3, 3, seed=2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(x + self.p) - self.p
+        x = nn.functional.linear(x, self.row.expand(3, 6))
+        return torch.sin(x) @ self.held + torch.cos(x) @ self.held.detach()
+
+
+class Alpha(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.p = nn.Parameter(double(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.add(x, self.p, alpha=3).tanh()
+
+
 class TimeFirst(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -109,6 +132,8 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
     ),
     "twice": (Twice, double(N, 6)),
     "outside layers": (Scaled, double(N, 6)),
+    "bare": (Bare, double(N, 6)),
+    "alpha": (Alpha, double(N, 6)),
     "lstm": (TimeFirst, double(N, 4, 3)),
     "transposed conv": (lambda: images(nn.ConvTranspose2d(4, 2, 3, stride=2), nn.Tanh()), double(*Pictures)),
     "conv3d": (lambda: images(nn.Conv3d(2, 3, 2), nn.Tanh()), double(N, 2, 3, 3, 3)),
@@ -116,6 +141,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
 UNKNOWN = {  # no rule, not in rows by example, or time before the example
     "outside layers": ["power"],
     "instance norm": ["0.weight", "0.bias"],
+    "alpha": ["p"],
     "lstm": ["lstm.weight_ih_l0", "lstm.bias_ih_l0"],
 }
 

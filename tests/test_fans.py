@@ -31,6 +31,7 @@ LOSSES: dict[str, tuple[Loss, Tensor]] = {
     ),
     "ignored": (lambda z: functional.cross_entropy(z, torch.tensor([0, -100, 1, 1])), double(N, C)),
     "smoothed": (lambda z: functional.cross_entropy(z, Y, label_smoothing=0.2), double(N, C)),
+    "negative": (lambda z: -functional.cross_entropy(z, Y), double(N, C)),
     "tokens": (
         lambda z: functional.cross_entropy(z.flatten(0, 1), torch.arange(8) % C, ignore_index=1),
         double(N, 2, C),

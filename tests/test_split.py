@@ -7,7 +7,7 @@ import pytest
 import torch
 from dense import NETWORKS, quadratic, reference
 from test_curvature import dense_gauss_newton
-from test_examples import Block, Tokens, double
+from test_examples import MODELS, Block, Tokens, double
 from torch import Tensor, nn
 
 from analysis.gauss_newton import GaussNewtonDiagonal
@@ -94,6 +94,21 @@ def test_its_samples_are_unbiased(name: str) -> None:
     assert z.abs().max() < 5
 
 
+@pytest.mark.parametrize("name", ["outside layers", "lstm"])
+def test_parameters_without_a_rule_are_left_to_samples_and_no_others(name: str) -> None:
+    torch.manual_seed(0)
+    build, x = MODELS[name]
+    objective, theta = objective_of(build().double(), nn.functional.cross_entropy, (x, torch.arange(5) % 2))
+    found = GaussNewtonDiagonal(objective, theta, lambda rows: rows)
+    expected = dense_gauss_newton(objective, theta).diagonal()
+    assert not found.known.all()
+    torch.testing.assert_close(found.exact, expected * found.known)
+    samples = found.samples(400, seeded())
+    assert not samples[:, found.known].any()
+    z = ((samples.mean(0) - expected) / (samples.std(0) / 20))[~found.known]
+    assert z.abs().max() < 4
+
+
 def test_a_sample_adds_up_examples_without_cross_terms() -> None:
     """One row and one class an example leaves a sample nothing to be wrong about."""
     objective, theta = one_output()
@@ -109,14 +124,30 @@ def test_the_trace_and_its_error_are_calibrated(name: str, directions: int) -> N
     known = float(dense.trace())
     records = [
         split_trace(objective, theta, matvecs=20, directions=directions, generator=seeded(seed))
-        for seed in range({"mlp": 200, "language": 12}.get(name, 25))
+        for seed in range(200 if (name, directions) == ("mlp", 32) else 15)
     ]
     z = np.array([(r.value - known) / r.stderr for r in records])
     if name == "relu":  # the residual part has a diagonal of 0
         assert records[0].gauss_newton[0] == pytest.approx(known) or directions == 0
-    bounds = (0.25, 0.8, 1.25) if name == "mlp" else (0.6, 0.6, 1.5)
+    bounds = (0.25, 0.8, 1.25) if len(z) == 200 else (0.8, 0.5, 1.6)
     assert abs(z.mean()) < bounds[0]
     assert bounds[1] < z.std() < bounds[2]
+
+
+@pytest.mark.parametrize("matvecs", [5, 60])
+def test_the_error_is_calibrated_for_few_probes_and_for_xtrace(matvecs: int) -> None:
+    """Of a wider network, so that 60 are not all columns; five probes have t of four degrees, whose tails are wide."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 24), nn.Softplus(), nn.Linear(24, 3)).double()
+    objective, theta = objective_of(
+        model, nn.functional.cross_entropy, (2 * double(23, 6), torch.arange(23) % 3)
+    )
+    theta = 2 * theta
+    known = float(objective.hvp(theta, torch.eye(len(theta)).double()).trace())
+    records = [split_trace(objective, theta, matvecs=matvecs, generator=seeded(seed)) for seed in range(200)]
+    z = np.array([(r.value - known) / r.stderr for r in records])
+    assert abs(z.mean()) < 0.25
+    assert 0.8 < z.std() < 1.25
 
 
 @pytest.mark.parametrize("by", ["layer", "parameter", "filter"])
@@ -131,12 +162,12 @@ def test_blocks_are_those_of_the_dense_diagonal(by) -> None:
 
     expected = partition_of(known.objective.parameters, by).sums(diagonal[None])[0].numpy()
     values = np.stack([r.values for r in records])
-    z = (values.mean(0) - expected) / (values.std(0, ddof=1) / 60**0.5 + 1e-12)  # some have no residual part
+    z = (values.mean(0) - expected) / (values.std(0, ddof=1) / 30**0.5 + 1e-12)  # some have no residual part
     assert np.abs(z).max() < 4
     assert records[0].value == pytest.approx(records[0].values.sum())
     assert (records[0].gauss_newton + records[0].residual)[1:] == pytest.approx(records[0].values)
     stated = np.sqrt(np.mean(np.stack([r.stderrs for r in records]) ** 2, axis=0))
-    assert values.std(0) == pytest.approx(stated, rel=0.5, abs=1e-12)
+    assert values.std(0) == pytest.approx(stated * (5 / 7) ** 0.5, rel=0.5, abs=1e-12)
 
 
 @pytest.mark.parametrize("directions", [32, 0])
@@ -225,7 +256,7 @@ def test_what_cannot_be_split_is_refused(objective: Objective, message: str) -> 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"matvecs": 3}, "matvecs must be at least 8 and max_matvecs as much, got 3 and 2000"),
+        ({"matvecs": 3}, "matvecs must be at least 4 and max_matvecs as much, got 3 and 2000"),
         ({"rtol": 2.0}, "rtol must lie between 0 and 1"),
         ({"by": "unit"}, "by must be"),
     ],
