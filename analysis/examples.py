@@ -30,7 +30,7 @@ from .example_rules import RULES, Gradient
 CHUNK = 2**24  # numbers of gradients of single examples held at a time
 
 _aten: Any = torch.ops.aten
-_VIEWS = {
+VIEWS = {
     operator.getitem,
     *(_aten.view, _aten._unsafe_view, _aten.reshape, _aten.t, _aten.transpose, _aten.permute, _aten.expand),
     *(_aten.squeeze, _aten.unsqueeze, _aten.alias, _aten.clone, _aten.contiguous, _aten.select),
@@ -55,7 +55,7 @@ class _Use:
 
 
 class ExampleSquares:
-    """s -> q (P,) for seeds s like z (N, …); z is the attribute ``z``.
+    """s -> q (P,) for seeds s like z (N, …); z is the attribute ``z``, ``captured`` its operators, or None if they cannot be.
 
     ``known`` (P,) says for which parameters q is what the formula says. For the others it is (∂⟨z, s⟩/∂θ_p)²: of the
     examples together, so that over seeds with a random sign for each example its mean is q. These are the parameters of
@@ -70,11 +70,13 @@ class ExampleSquares:
 
     def __init__(self, output: Callable[[Tensor], Tensor], theta: Tensor) -> None:
         self._leaf = theta.detach().clone().requires_grad_()
+        self.captured: Captured | None = None
         uses: list[_Use] = []
         unknown = torch.zeros(len(theta), dtype=torch.bool, device=theta.device)
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             try:
-                run = _Run(_captured(output, theta), self._leaf)
+                self.captured = _captured(output, theta)
+                run = _Run(self.captured, self._leaf)
                 self.z, uses, unknown = run.result, run.uses, run.unknown
             except RuntimeError:  # it cannot be captured
                 self.z = output(self._leaf)
@@ -158,7 +160,7 @@ class _Run:
         parts = [n for n in node.all_input_nodes if n in self._places]
         if not parts or operation == _aten.detach:
             return
-        if operation in _VIEWS and parts == [node.args[0]]:
+        if operation in VIEWS and parts == [node.args[0]]:
             self._places[node] = target(*_read(node.args, {**self._values, **self._places}), **kwargs)
             return
         rules = {} if kwargs else RULES.get(operation, {})

@@ -23,6 +23,7 @@ from landscape.objective import Composed
 from .curvature import composed_terms
 from .examples import ExampleSquares
 from .fans import Fan
+from .piecewise import affine_parameters
 
 Reduce = Callable[[Tensor], Tensor]  # diagonals (K, P) -> sums of their parts (K, B)
 DIRECTIONS = 32  # at most, for which each has a pass
@@ -31,7 +32,8 @@ DIRECTIONS = 32  # at most, for which each has a pass
 class GaussNewtonDiagonal:
     """Sums over parts of the diagonal of G at θ (P,): ``exact`` (B,), and ``samples`` of what is not.
 
-    known (P,): the parameters of which all is in exact; passes: backward passes so far. Attention runs on the math kernel.
+    known (P,): the parameters of which all is in exact; affine (P,): those in which outputs are piecewise affine, so that the
+    residual part has no diagonal; passes: backward passes so far. Attention runs on the math kernel.
 
     Cost to make: for each batch one forward pass, two backward ones, and one for each direction unless they are more than
     ``directions``; a sample costs a backward pass for each batch that has something left to it. Memory: that of a gradient of one
@@ -45,9 +47,14 @@ class GaussNewtonDiagonal:
         self.terms = composed_terms(objective, "gauss-newton")
         self.known = torch.ones(objective.dim, dtype=torch.bool, device=objective.device)
         self.exact, self.passes = reduce(torch.zeros_like(theta)[None])[0], 0
+        self.affine = torch.ones_like(self.known)
         self._kept: tuple[ExampleSquares, Fan] | None = None
         for term in self.terms:
             squares, fan = self._visited(term)
+            if squares.captured is None:
+                self.affine &= False
+            elif self.affine.any():
+                self.affine &= affine_parameters(squares.captured, theta, objective.parameters)
             here = self._enumerated(squares, fan)
             self.known &= here
             if here.any():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from math import ceil, isfinite
 from typing import Any
 
@@ -14,7 +15,7 @@ from landscape.parameters import float64_array
 from landscape.results import SplitTrace
 
 from .curvature import residual_objective
-from .estimators import Normals, Products, signs
+from .estimators import Products, signs
 from .gauss_newton import DIRECTIONS, GaussNewtonDiagonal
 from .partition import Groups, Partition, partition_of
 from .points import NOT_FINITE, draw_normal, one_point
@@ -44,9 +45,10 @@ def split_trace(
     many (tokens, segmentation), or parameters are used by operators without a rule, samples take their place, of which every
     one sums over examples without cross terms. R, the residual part, has Rademacher probes v_bᵀ(Rv)_b, joint for all
     blocks (Hutchinson 1990). It is small where the loss is nearly stationary in the outputs, as at a minimum that fits
-    the data; and in networks of piecewise linear layers, each used once, its diagonal is 0 and the probes only add noise.
-    From 40 products on the whole trace of R is XTrace's, which errs less then (xtrace.py); the blocks are those of its
-    probes, and need not add up to it. Error bars count that few samples do not tell their own spread well.
+    the data. For parameters in which the outputs are piecewise affine, as in networks of linear layers, convolutions and
+    ReLU, its diagonal is 0 and they have no probes (piecewise.py): where that is all of them tr H has no error. From 40
+    products on the whole trace of R is XTrace's, which errs less then (xtrace.py); the blocks are those of its probes, and
+    need not add up to it. Error bars count that few samples do not tell their own spread well.
 
     With rtol, samples are added to the part with the larger error, at most doubled at a time, until stderr ≤ rtol·|value|.
 
@@ -76,13 +78,12 @@ def split_trace(
         )
     blocks = partition_of(objective.parameters, by)
     diagonal = GaussNewtonDiagonal(objective, theta, lambda rows: _sums(rows, blocks), directions=directions)
-    times = HessianProducts(residual_objective(objective, theta), theta, count=matvecs)
     parts = (
         _Drawn(diagonal, generator, blocks),
-        _Probed(times, lambda count: draw_normal(objective, count, generator), blocks),
+        _Probed(objective, theta, ~diagonal.affine, generator, blocks),
     )
     parts[0].spend(0 if diagonal.known.all() else matvecs)
-    parts[1].spend(matvecs)
+    parts[1].spend(0 if diagonal.affine.all() else matvecs)
     while rtol is not None and (more := _needed(diagonal.exact, parts, rtol, max_matvecs)):
         parts[more[0]].spend(more[1])
     return _record(blocks, diagonal, *parts, rtol=rtol, about=about)
@@ -114,14 +115,24 @@ class _Drawn:
 class _Probed:
     """tr R from products: by signs where they are few, by XTrace where they are more; its blocks by the same probes."""
 
-    def __init__(self, times: Products, normals: Normals, blocks: Partition) -> None:
-        self.times, self.normals, self.blocks = times, normals, blocks
+    def __init__(
+        self,
+        objective: Objective,
+        theta: Tensor,
+        bent: Tensor,
+        generator: torch.Generator | None,
+        blocks: Partition,
+    ) -> None:
+        self.objective, self.theta, self.bent = objective, theta, bent.to(theta)
+        self.generator, self.blocks = generator, blocks
         self.xtrace: XTrace | None = None
         self.exact: Tensor | None = None
         self.samples = torch.zeros(0, 1 + len(blocks.names), dtype=torch.float64)  # of probes
         self.spent = 0
 
     def spend(self, count: int) -> None:
+        if not count:
+            return
         before, dim = len(self.xtrace.probes) if self.xtrace else 0, self.normals(0).shape[1]
         if self.spent + count >= dim:  # all columns, so no error
             columns = self.times(torch.eye(dim).to(self.normals(0)))
@@ -137,10 +148,21 @@ class _Probed:
                 self._take(v, self.times(v))
         self.spent += count
 
+    @cached_property
+    def times(self) -> Products:
+        """v -> Rv of the parameters that have something to tell."""
+        products = HessianProducts(residual_objective(self.objective, self.theta), self.theta)
+        return lambda v: self.bent * products(self.bent * v)
+
+    def normals(self, count: int) -> Tensor:
+        return draw_normal(self.objective, count, self.generator)
+
     def estimate(self) -> tuple[Tensor, Tensor]:
         """Values and standard errors (1 + B,)."""
         if self.exact is not None:
             return self.exact, torch.zeros_like(self.exact)
+        if not self.spent:  # there is nothing to estimate
+            return self.samples.sum(0), self.samples.sum(0)
         value, stderr = self.samples.mean(0), _stderr(self.samples)
         if self.xtrace:
             found, error = self.xtrace.trace()
@@ -214,6 +236,7 @@ def _record(
         residual=float64_array(residual),
         residual_stderr=float64_array(residual_error),
         known=float(diagonal.known.double().mean()),
+        affine=float(diagonal.affine.double().mean()),
         passes=diagonal.passes,
         converged=not message,
         message=message,

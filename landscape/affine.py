@@ -18,7 +18,7 @@ from torch.fx.node import map_aggregate
 _aten = torch.ops.aten
 
 # Linear in their first argument; the others are settings or constants.
-_LINEAR = {
+LINEAR = {
     operator.getitem,
     *(_aten.view, _aten._unsafe_view, _aten.reshape, _aten.t, _aten.transpose, _aten.permute, _aten.expand),
     *(
@@ -35,9 +35,9 @@ _LINEAR = {
     *(_aten.avg_pool2d, _aten._adaptive_avg_pool2d),
 }
 # Sums of their tensors.
-_SUMS = {_aten.add, _aten.sub, _aten.cat, _aten.stack}
+SUMS = {_aten.add, _aten.sub, _aten.cat, _aten.stack}
 # Positions of two factors, linear in each, and of what is added to their product.
-_PRODUCTS: dict[Any, tuple[int, int, int | None]] = {
+PRODUCTS: dict[Any, tuple[int, int, int | None]] = {
     _aten.mul: (0, 1, None),
     _aten.mm: (0, 1, None),
     _aten.bmm: (0, 1, None),
@@ -93,15 +93,15 @@ def _along(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tup
     """The arguments that give the part along a direction: constant addends are zero."""
     if _families(kwargs):
         raise NotAffine
-    if operation in _LINEAR:
+    if operation in LINEAR:
         if _families(args[1:]) or kwargs.get("rounding_mode"):
             raise NotAffine
         return args
-    if operation in _SUMS:
+    if operation in SUMS:
         addends = 2 if operation in (_aten.add, _aten.sub) else 1
         return tuple(map_aggregate(args[:addends], _without_constant)) + args[addends:]  # type: ignore[arg-type]
-    if operation in _PRODUCTS:
-        first, second, addend = _PRODUCTS[operation]
+    if operation in PRODUCTS:
+        first, second, addend = PRODUCTS[operation]
         changed = list(args)
         in_first, in_second = bool(_families(args[first])), bool(_families(args[second]))
         if in_first and in_second:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.fx.node import map_aggregate
 
-from landscape.affine import _LINEAR, _PRODUCTS, _SUMS, Affine, NotAffine, affine
+from landscape.affine import LINEAR, PRODUCTS, SUMS, Affine, NotAffine, affine
 
 aten: Any = torch.ops.aten
 
@@ -190,7 +190,7 @@ def test_an_operator_of_families_is_the_family_of_its_results(
 
 def test_every_operator_of_the_table_is_tested() -> None:
     tested = {target.overloadpacket for target, _, _ in CASES}
-    assert tested == (_LINEAR | _SUMS | set(_PRODUCTS)) - {operator.getitem}
+    assert tested == (LINEAR | SUMS | set(PRODUCTS)) - {operator.getitem}
 
 
 def test_along_a_direction_that_changes_no_argument_nothing_is_computed() -> None:

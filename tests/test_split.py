@@ -126,9 +126,11 @@ def test_the_trace_and_its_error_are_calibrated(name: str, directions: int) -> N
         split_trace(objective, theta, matvecs=20, directions=directions, generator=seeded(seed))
         for seed in range(200 if (name, directions) == ("mlp", 32) else 15)
     ]
+    if name == "relu" and directions:  # the residual part has a diagonal of 0
+        assert all(r.value == pytest.approx(known, rel=1e-9) for r in records)
+        assert records[0].stderr == records[0].matvecs == 0
+        return
     z = np.array([(r.value - known) / r.stderr for r in records])
-    if name == "relu":  # the residual part has a diagonal of 0
-        assert records[0].gauss_newton[0] == pytest.approx(known) or directions == 0
     bounds = (0.25, 0.8, 1.25) if len(z) == 200 else (0.8, 0.5, 1.6)
     assert abs(z.mean()) < bounds[0]
     assert bounds[1] < z.std() < bounds[2]
@@ -208,8 +210,7 @@ def test_at_a_minimum_that_fits_few_probes_do() -> None:
     fitted = split_trace(objective, theta, generator=seeded())
     start = split_trace(known.objective, known.theta, generator=seeded())
     assert float(objective(theta)) < 0.01
-    assert fitted.residual_stderr[0] / fitted.value < 0.01
-    assert start.residual_stderr[0] / start.value > 0.05
+    assert fitted.residual_stderr[0] / fitted.value < start.residual_stderr[0] / start.value / 5
 
 
 def test_the_record_says_what_was_exact_and_what_it_cost(tmp_path) -> None:
