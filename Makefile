@@ -1,7 +1,7 @@
 # make demo   compare SGD, quasi-Newton and ALTO on the digits data and write a report
 # make test   format, lint, types, tests
 # make peers  install the packages that tests and benchmarks compare with (the extra "bench"); without them those tests are skipped
-# make bench  time ours beside them and write the tables of docs/performance.md (some 20 minutes, best on an idle machine)
+# make bench  time ours beside them and write the tables of docs/performance.md (some 40 minutes, best on an idle machine)
 # Both set up what they need: a virtual environment in .venv, from the pins in constraints.txt.
 
 PYTHON ?= python3
@@ -28,6 +28,7 @@ bench: peers
 	$(PIP) install --quiet --no-deps landscaper==1.3.1 topopy==1.0.4 nglpy==1.1.7 curvlinops-for-pytorch==3.0.1
 	$(BIN)/python -m benchmarks.optimizers
 	$(BIN)/python -m benchmarks.probes --write docs/performance.md
+	$(BIN)/python -m benchmarks.curvature --write docs/performance.md
 
 wheel: .venv/.ready
 	rm -rf dist

@@ -1,10 +1,11 @@
-"""What benchmarks measure with: medians of turns, peak memory, the machine's own rates."""
+"""What benchmarks measure and report with: medians of turns, peak memory, the machine's own rates, tables."""
 
 import gc
 import os
 import platform
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +68,20 @@ def memory_rate(numbers: int = 2**26) -> float:
     """Bytes a second, read and written, of a copy much larger than the cache."""
     a, b = torch.zeros(numbers), torch.ones(numbers)
     return 8 * numbers / float(np.median(turns([lambda: a.copy_(b)], 7)))
+
+
+def head(*names: str) -> Iterator[str]:
+    """The first two lines of a table."""
+    yield row(*names)
+    yield "|" + "---|" * len(names)
+
+
+def row(*cells: str) -> str:
+    """A line of a table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def replaced(page: Path, name: str, text: str) -> None:
+    """Puts text between the page's markers of that name."""
+    marked = re.compile(f"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+    page.write_text(marked.sub(lambda found: f"{found[1]}\n{text}\n\n{found[2]}", page.read_text()))

@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -141,17 +142,12 @@ def landscaper(case: Case, d1: Tensor, d2: Tensor, steps1: Tensor, steps2: Tenso
 def pyhessian(case: Case) -> Product:
     """``hessian(model, criterion, data=batch)`` keeps the gradient's graph; ``hessian_vector_product`` goes through it
     once for each vector."""
-    module = importlib.import_module("pyhessian")
-    model = copy.deepcopy(case.model)
-    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
-        warnings.filterwarnings("ignore", message="Using backward\\(\\) with create_graph=True")
-        cuda = next(model.parameters()).is_cuda
-        held = module.hessian(model, case.loss_fn, data=case.batch, cuda=cuda)
+    module, held = importlib.import_module("pyhessian"), pyhessian_of(case)
 
     def product(vectors: Tensor) -> Tensor:
         products = torch.empty_like(vectors)
         for v, row in zip(vectors, products, strict=True):
-            parts = module.hessian_vector_product(held.gradsH, held.params, _tensors(model, v))
+            parts = module.hessian_vector_product(held.gradsH, held.params, _tensors(held.model, v))
             torch.cat([part.reshape(-1) for part in parts], out=row)
         return products
 
@@ -164,11 +160,7 @@ def curvlinops(case: Case, columns: int | None = None) -> Product:
     Its check for randomness is off. How many columns are best depends on the model, so HVPS offers two choices. jvp(jacrev) under
     no_grad is silently wrong in the weights of a LayerNorm, so on "gpt" its products are only nearly right.
     """
-    module = importlib.import_module("curvlinops")
-    model = copy.deepcopy(case.model)
-    operator = module.HessianLinearOperator(
-        model, case.loss_fn, list(model.parameters()), [case.batch], check_deterministic=False
-    )
+    operator = curvlinops_of(case)
 
     def product(vectors: Tensor) -> Tensor:
         with sdpa_kernel(SDPBackend.MATH):
@@ -183,19 +175,38 @@ def hessian_eigenthings(case: Case) -> Product:
     Its other method takes the difference of two gradients. It is not asked here: a float32 step over the kinks of ReLU gives
     no Hessian-vector product (30 to 50 times its length away on "mlp" and "resnet20").
     """
-    module = importlib.import_module("hessian_eigenthings")
-    operator = module.HessianOperator(
-        copy.deepcopy(case.model),
-        [case.batch],
-        module.supervised_loss(case.loss_fn),
-        full_dataset=False,  # the same product, of one batch, without a sum over batches
-    )
+    operator = hessian_eigenthings_of(case)
 
     def product(vectors: Tensor) -> Tensor:
         with sdpa_kernel(SDPBackend.MATH):
             return torch.stack([operator.matvec(v) for v in vectors])
 
     return product
+
+
+def pyhessian_of(case: Case) -> Any:
+    """pyhessian's ``hessian`` of one batch."""
+    model = copy.deepcopy(case.model)
+    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
+        warnings.filterwarnings("ignore", message="Using backward\\(\\) with create_graph=True")
+        cuda = next(model.parameters()).is_cuda
+        return importlib.import_module("pyhessian").hessian(model, case.loss_fn, data=case.batch, cuda=cuda)
+
+
+def curvlinops_of(case: Case) -> Any:
+    """curvlinops' ``HessianLinearOperator``, its check for randomness off."""
+    model = copy.deepcopy(case.model)
+    return importlib.import_module("curvlinops").HessianLinearOperator(
+        model, case.loss_fn, list(model.parameters()), [case.batch], check_deterministic=False
+    )
+
+
+def hessian_eigenthings_of(case: Case) -> Any:
+    """hessian-eigenthings' ``HessianOperator``."""
+    module = importlib.import_module("hessian_eigenthings")
+    loss = module.supervised_loss(case.loss_fn)
+    # of one batch the same product, without a sum over batches
+    return module.HessianOperator(copy.deepcopy(case.model), [case.batch], loss, full_dataset=False)
 
 
 def _tensors(model: nn.Module, flat: Tensor) -> list[Tensor]:

@@ -10,7 +10,6 @@ engine="auto", measuring and set-up included, as predicted from both. Peers: ben
 """
 
 import argparse
-import re
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -26,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from landscape import Family, HessianProducts, Objective, Plane, losses, model_objective
 from landscape.choosing import choose
 
-from .measure import gemm_rate, machine, memory_rate, peak_bytes, turns
+from .measure import gemm_rate, head, machine, memory_rate, peak_bytes, replaced, row, turns
 from .models import Case, case
 from .peers import HVPS, INEXACT, PLANES, missing
 
@@ -74,16 +73,10 @@ def main(only: str, repeats: int, write: str) -> None:
                 replaced(Path(write), name, text)
 
 
-def replaced(page: Path, name: str, text: str) -> None:
-    """Puts text between the page's markers of that name."""
-    marked = re.compile(f"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-    page.write_text(marked.sub(lambda found: f"{found[1]}\n{text}\n\n{found[2]}", page.read_text()))
-
-
 def planes(repeats: int) -> Iterator[str]:
     rate = gemm_rate()
     ours = ("ours", "engine", "best peer / ours", "set-up, s", "first, s", "off by", "of GEMM rate")
-    yield from _head("plane of", "loop, ms a point", *map(_noted, PLANES), *ours)
+    yield from head("plane of", "loop, ms a point", *map(_noted, PLANES), *ours)
     for (name, examples, engine), side in ON_PLANES.items():
         given = case(name, examples)
         objective, theta = objective_of(given)
@@ -102,7 +95,7 @@ def planes(repeats: int) -> Iterator[str]:
         seconds = np.median(turns([mine, loop, *peers], repeats, warm_up=1), axis=0) / points
         off = float(((found - exact).abs() / exact.abs()).max())
         best = min(seconds[2:], default=np.nan)
-        yield _row(
+        yield row(
             f"{name}, {examples}",
             *(f"{1e3 * s:.3g}" for s in seconds[[1, *range(2, len(seconds)), 0]]),
             chosen if engine.startswith("auto") else f"{chosen} (named)",
@@ -121,7 +114,7 @@ def planes(repeats: int) -> Iterator[str]:
 def products(repeats: int) -> Iterator[str]:
     rate = gemm_rate()
     ours = ("chosen", "best peer / chosen", "near the best", "measuring, s", "repaid after", "of GEMM rate")
-    yield from _head("product of", "gradient, ms", *WAYS, *map(_noted, HVPS), *ours)
+    yield from head("product of", "gradient, ms", *WAYS, *map(_noted, HVPS), *ours)
     for name, examples in ON_PRODUCTS:
         given = case(name, examples)
         objective, theta = objective_of(given)
@@ -137,7 +130,7 @@ def products(repeats: int) -> Iterator[str]:
         spent = float(np.median([choice.spent for choice in choices]))
         gain = mine["double-backward"] - mine[chosen]
         needed = 2 * 3 * _flops(objective, theta)  # a gradient is three losses, a product two gradients
-        yield _row(
+        yield row(
             f"{name}, {examples}",
             f"{1e3 * seconds[0]:.3g}",
             *(
@@ -250,15 +243,6 @@ def _flops(objective: Objective, theta: Tensor) -> int:
     with counter:
         objective(theta)
     return counter.get_total_flops()
-
-
-def _head(*names: str) -> Iterator[str]:
-    yield _row(*names)
-    yield "|" + "---|" * len(names)
-
-
-def _row(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _noted(name: str) -> str:
