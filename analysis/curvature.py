@@ -9,6 +9,7 @@ Both are exact. G hangs on first derivatives of the network alone, and is positi
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -16,7 +17,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_is_leaf, tree_unflatten
 
 from landscape import HessianProducts, InputError, Objective
 from landscape.objective import Composed, double_backward
@@ -98,18 +99,18 @@ class Outputs:
 
     values: Tensor
     leaves: list[Any]
-    spec: TreeSpec
+    rebuilt: Callable[[list[Any]], Any]
     loss_of: Callable[[Any], Tensor]
 
     @classmethod
     def of(cls, term: Composed, theta: Tensor) -> Outputs:
-        leaves, spec = tree_flatten(term.output(theta))
+        leaves, rebuilt = opened(term.output(theta))
         values = [leaf.reshape(-1) for leaf in leaves if _is_number(leaf)]
         if not values:
             raise InputError(
                 "the model puts out no floating-point tensor, so its loss has no Gauss–Newton part."
             )
-        return cls(torch.cat(values), leaves, spec, term.loss)
+        return cls(torch.cat(values), leaves, rebuilt, term.loss)
 
     def loss(self, values: Tensor) -> Tensor:
         """ℓ of values (Z,), as a scalar."""
@@ -120,7 +121,7 @@ class Outputs:
         sizes = [leaf.numel() for leaf in self.leaves if _is_number(leaf)]
         parts = iter(values.split(sizes))
         leaves = [next(parts).view(leaf.shape) if _is_number(leaf) else leaf for leaf in self.leaves]
-        return tree_unflatten(leaves, self.spec)
+        return self.rebuilt(leaves)
 
     def slope(self) -> Tensor:
         """∂ℓ/∂z (Z,)."""
@@ -130,6 +131,21 @@ class Outputs:
             if not loss.requires_grad:
                 return torch.zeros_like(values)
             return torch.autograd.grad(loss, values, materialize_grads=True)[0]
+
+
+def opened(output: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
+    """The leaves of a model's output, a structure or an object with tensors as attributes, and the same with other leaves."""
+    if isinstance(output, Tensor) or not tree_is_leaf(output) or not hasattr(output, "__dict__"):
+        leaves, spec = tree_flatten(output)
+        return leaves, lambda others: tree_unflatten(others, spec)
+    leaves, spec = tree_flatten(vars(output))
+
+    def rebuilt(others: list[Any]) -> Any:
+        other = copy.copy(output)
+        vars(other).update(tree_unflatten(others, spec))
+        return other
+
+    return leaves, rebuilt
 
 
 class _GaussNewton:

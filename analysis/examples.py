@@ -100,7 +100,8 @@ class ExampleSquares:
             together = [(self._uses[i], found[i]) for i in group]
             use, slope = together[0]
             if len(group) == 1 and not use.repeats:
-                squares[use.index] = use.gradient.squares(slope, self.examples, CHUNK).reshape(-1)
+                found_squares = use.gradient.squares(slope, self.examples, CHUNK)
+                squares[use.index] = found_squares.reshape(-1).to(squares.dtype)  # autocast has others
             else:
                 self._add_shared(squares, together)
         return squares.detach()
@@ -114,7 +115,8 @@ class ExampleSquares:
             part = slice(start, min(start + size, self.examples))
             total = squares.new_zeros(part.stop - part.start, len(index))
             for (use, slope), place in zip(uses, places, strict=True):
-                total.index_add_(1, place, use.gradient.rows(slope, self.examples, part).flatten(1))
+                rows = use.gradient.rows(slope, self.examples, part).flatten(1)
+                total.index_add_(1, place, rows.to(total.dtype))
             squares[index] += total.square().sum(0)
 
     def _mixed(self, uses: list[_Use]) -> list[_Use]:

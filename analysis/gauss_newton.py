@@ -15,12 +15,11 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from landscape import InputError, Objective
 from landscape.objective import Composed
 
-from .curvature import composed_terms
+from .curvature import composed_terms, opened
 from .examples import ExampleSquares
 from .fans import Fan
 from .piecewise import affine_parameters
@@ -97,11 +96,11 @@ def bearing(term: Composed, theta: Tensor) -> tuple[Callable[[Tensor], Tensor], 
     InputError if there are several such tensors, or none.
     """
     with torch.no_grad():
-        leaves, spec = tree_flatten(term.output(theta))
+        leaves, rebuilt = opened(term.output(theta))
     numbers = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
     with torch.enable_grad():
         held = [leaf.detach().requires_grad_() if i in numbers else leaf for i, leaf in enumerate(leaves)]
-        loss = term.loss(tree_unflatten(held, spec))
+        loss = term.loss(rebuilt(held))
     slopes = (
         torch.autograd.grad(loss, [held[i] for i in numbers], allow_unused=True) if loss.requires_grad else ()
     )
@@ -114,6 +113,6 @@ def bearing(term: Composed, theta: Tensor) -> tuple[Callable[[Tensor], Tensor], 
     index = found[0]
 
     def loss_of(z: Tensor) -> Tensor:
-        return term.loss(tree_unflatten([z if i == index else leaf for i, leaf in enumerate(leaves)], spec))
+        return term.loss(rebuilt([z if i == index else leaf for i, leaf in enumerate(leaves)]))
 
-    return lambda point: tree_flatten(term.output(point))[0][index], loss_of
+    return lambda point: opened(term.output(point))[0][index], loss_of

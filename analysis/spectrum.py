@@ -33,7 +33,7 @@ def top_eigenpairs(
     of: Of = "hessian",
     tolerance: float = 1e-7,
     max_matvecs: int = 2000,
-    block: int = 2,
+    block: int = 1,
     generator: torch.Generator | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> Eigenpairs:
@@ -91,7 +91,7 @@ def layer_eigenvalues(
     which: End = "LA",
     tolerance: float = 1e-7,
     max_matvecs: int = 2000,
-    block: int = 2,
+    block: int = 1,
     generator: torch.Generator | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> dict[str, Eigenpairs]:

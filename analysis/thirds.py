@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from landscape import Objective
-from landscape.objective import scalar
+from landscape.objective import PlainWeightNorm, scalar
 
 
 def third_derivatives(objective: Objective, theta: Tensor, vectors: Tensor) -> Tensor:
@@ -27,7 +27,7 @@ def third_derivatives(objective: Objective, theta: Tensor, vectors: Tensor) -> T
     total = torch.zeros_like(vectors)
     for term in objective.terms:
         leaf = theta.detach().requires_grad_()
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), _PlainNorms():
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), PlainWeightNorm(), _PlainNorms():
             gradient = _gradient(scalar(term(leaf)), leaf)
             rows = [_gradient(_gradient(gradient @ v, leaf) @ v, leaf).detach() for v in vectors]
         total += torch.stack(rows)

@@ -94,6 +94,8 @@ class _Recorder(TorchDispatchMode):
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         others = [tensor for tensor in tensors if id(tensor) not in self._nodes]
         self._hidden |= any(tensor.numel() and _storage(tensor) in self._storages for tensor in others)
+        # PyTorch's zeros without memory are refused by operators that write, and crash those that a mode like this one runs.
+        func = _aten.zeros.default if func == _aten._efficientzerotensor.default else func
         found = func(*args, **kwargs)
         if len(others) < len(tensors):
             self._refuse_reading(func, args)

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from .errors import InputError
 from .parameters import Parameters
@@ -163,7 +164,7 @@ def double_backward(term: Term, theta: Tensor) -> Callable[[Tensor], Tensor]:
     """v (K, P) -> ∇²term(θ) v (K, P), by one backward pass a vector through the graph of the gradient, made here and kept."""
     leaf = theta.detach().requires_grad_()
     gradient = None
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), PlainWeightNorm():
         value = scalar(term(leaf))
         if value.requires_grad:
             (gradient,) = torch.autograd.grad(value, leaf, create_graph=True, materialize_grads=True)
@@ -178,6 +179,23 @@ def double_backward(term: Term, theta: Tensor) -> Callable[[Tensor], Tensor]:
         return torch.stack(rows)
 
     return product
+
+
+_FUSED: Any = getattr(torch, "_weight_norm")  # noqa: B009 (it is not exported)
+
+
+class PlainWeightNorm(TorchFunctionMode):
+    """In this context weight normalization is made of elementary operations: the fused one's second derivatives are wrong."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return (_weight_norm if func is _FUSED else func)(*args, **(kwargs or {}))
+
+
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    axes = [axis for axis in range(v.ndim) if axis != dim]  # all of them where dim is -1
+    return v * (g / v.square().sum(axes, keepdim=True).sqrt())
 
 
 def scalar(value: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from .engines import runnable
 from .errors import InputError
 from .graphs import Residual, cut
 from .measuring import Choice, Measurement
-from .objective import Objective, Term, double_backward
+from .objective import Objective, PlainWeightNorm, Term, double_backward
 
 Product = Callable[[Tensor], Tensor]  # vectors (K, P) -> (K, P)
 MEMORY = 4 * 2**30  # bytes that what is kept of all terms may take
@@ -146,9 +146,14 @@ class HessianProducts:
         count = max(self.count, len(vectors)) * len(terms)
         if count < _WORTH:
             return Choice(Engine())
+        # Not the vectors given: unit vectors would show nothing of what an engine makes of other entries.
+        generator = torch.Generator(vectors.device).manual_seed(0)
+        sample = torch.randn(
+            3, self.objective.dim, generator=generator, device=vectors.device, dtype=vectors.dtype
+        )
         measurement = Measurement(
             lambda engine: _made(engine, terms[0], self.theta, self.objective.engines, self._linear)[0],
-            sample=vectors[torch.arange(3) % len(vectors)],
+            sample=sample,
             inputs=lambda count: vectors[torch.arange(count) % len(vectors)],
             reference=Engine(),
             count=count,
@@ -225,7 +230,10 @@ def _captured(kind: str, term: Term, theta: Tensor) -> Residual:
             captured = capture(lambda v: backward(v[None])[0], torch.ones_like(theta))
         else:
             gradient = torch.func.grad(term)
-            captured = capture(lambda v: torch.func.jvp(gradient, (theta,), (v,))[1], torch.ones_like(theta))
+            with PlainWeightNorm():
+                captured = capture(
+                    lambda v: torch.func.jvp(gradient, (theta,), (v,))[1], torch.ones_like(theta)
+                )
     return cut(captured, theta, theta[None], share=False)
 
 

@@ -131,8 +131,8 @@ class SplitTrace(Trace):
     residual: Array
     residual_stderr: Array
     known: float
-    affine: float
     passes: int
+    affine: float = NAN
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from analysis import corridor, find_path, flatness, kernel_pca, linear_path
+from analysis import (
+    block_traces,
+    corridor,
+    find_path,
+    flatness,
+    kernel_pca,
+    linear_path,
+    spectral_density,
+    split_trace,
+)
 from optimizers import Recipe, fit
 
 from .directions import random_direction
@@ -20,7 +29,20 @@ from .objective import Objective
 from .probes import Line, Plane, scan
 from .problems import Problem, load_problem
 from .records import Record
-from .results import NAN, Corridor, Embedding, Flatness, PathRecord, Profile, Solution, Summary, Surface
+from .results import (
+    NAN,
+    BlockTraces,
+    Corridor,
+    Embedding,
+    Flatness,
+    PathRecord,
+    Profile,
+    Solution,
+    SpectralDensity,
+    SplitTrace,
+    Summary,
+    Surface,
+)
 from .summary import summarize, summarize_pairs
 
 
@@ -115,6 +137,31 @@ def measure_flatness(
     return flatness(objective, objective.point(solution.theta), generator=generator, **labels, **settings)
 
 
+def measure_layers(
+    place: Workplace, solution: Solution, *, generator: torch.Generator, by: Any, matvecs: int
+) -> SplitTrace | BlockTraces:
+    """The trace of every layer in its Gauss–Newton and residual part; where the loss has no such parts that can be told
+    apart, of the whole, and the record's message says why."""
+    objective = place.objective(solution)
+    theta, how = objective.point(solution.theta), {"by": by, "generator": generator}
+    about = {**place.about(objective), "solution": solution.label}
+    try:
+        return split_trace(objective, theta, matvecs=matvecs, about=about, **how)
+    except InputError as reason:
+        found = block_traces(objective, theta, matvecs=_WHOLE * matvecs, about=about, **how)
+        return replace(found, message=" ".join(filter(None, (f"not split: {reason}", found.message))))
+
+
+def measure_density(
+    place: Workplace, solution: Solution, *, generator: torch.Generator, deflate: int, **settings: Any
+) -> SpectralDensity:
+    objective = place.objective(solution)
+    about = {**place.about(objective), "solution": solution.label}
+    deflate = min(deflate, objective.dim // 2)
+    theta = objective.point(solution.theta)
+    return spectral_density(objective, theta, deflate=deflate, generator=generator, about=about, **settings)
+
+
 def measure_corridor(place: Workplace, solution: Solution, *, generator: torch.Generator) -> Corridor:
     """Along the last steps of training, with the full-batch gradient whatever the optimizer saw; of a run that
     diverged, which has no such steps, along none."""
@@ -159,6 +206,7 @@ def scan_plane(
     return scan(objective, plane, engine=engine, **labels, about=place.about(objective))
 
 
+_WHOLE = 6  # times the samples where G is not told apart, whose trace a split would know exactly
 _RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 
 

@@ -1,14 +1,18 @@
-"""Tables for the terminal: summaries with intervals, and the flatness of solutions."""
+"""Tables for the terminal: summaries with intervals, and the flatness and curvature of solutions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
 
-from .plots.labels import metric, number
-from .results import Flatness, Summary
+from .plots.flatness import MEASURES, flatness_value
+from .plots.labels import metric, number, percent
+from .results import BlockTraces, Flatness, SpectralDensity, SplitTrace, Summary
+
+_WITHOUT_TERMINAL = 200  # columns
 
 
 def show_summary(summary: Summary, group: str) -> None:
@@ -32,35 +36,115 @@ def show_summary(summary: Summary, group: str) -> None:
 
 
 def show_flatness(records: Sequence[Flatness]) -> None:
-    """Print one row a solution."""
-    table = Table()
-    columns = (
-        "solution",
-        "loss",
-        "trace ± s.e.",
-        "λ₁",
-        "λ₁ residual",
-        "SAM sharpness",
-        "adaptive sharpness*",
-        "‖θ‖",
+    """Print one row a solution: every measure that some record has, with its error, in as many tables as the width asks for."""
+    columns = {
+        "loss": [number(f.loss) for f in records],
+        "norm": [number(f.theta_norm) for f in records],
+        "gradient norm": [number(f.gradient_norm, 2) for f in records],
+    }
+    for key in MEASURES:
+        found = [flatness_value(f, key) for f in records]
+        if any(math.isfinite(value) for value, _ in found):
+            known = metric(key)
+            columns[known.name + "*" * bool(known.invariant)] = [_with_error(*pair) for pair in found]
+    _show([f.label for f in records], columns)
+    _say(
+        "± one standard error, of the eigenvalue its residual; rises of the loss were found by ascent, true ones may be larger"
     )
-    for name in columns:
-        table.add_column(name, justify="left" if name == "solution" else "right")
-    for f in records:
-        table.add_row(
-            f.label,
-            number(f.loss),
-            f"{number(f.trace)} ± {number(f.trace_stderr, 2)}",
-            number(float(f.eigenvalues[0])),
-            number(float(f.residuals[0]), 2),
-            number(f.sam_sharpness),
-            number(f.adaptive_sharpness),
-            number(f.theta_norm),
-        )
-    _console().print(table)
-    _console().print(
-        "* does not change when layers are rescaled against each other; the others do", style="dim"
+    _say("* does not change when layers are rescaled against each other; the others do")
+    _say_messages([f.label for f in records], [f.message for f in records])
+
+
+def show_curvature(
+    labels: Sequence[str],
+    layers: Sequence[SplitTrace | BlockTraces],
+    densities: Sequence[SpectralDensity],
+) -> None:
+    """Print one row a solution: the two parts of the trace, the block that holds most of it, and how eigenvalues are spread."""
+    columns: dict[str, list[str]] = {name: [] for name in _CURVATURE}
+    for layer, density in zip(layers, densities, strict=True):
+        columns["Gauss–Newton trace"].append(_part(layer, "gauss_newton"))
+        columns["residual trace"].append(_part(layer, "residual"))
+        columns["largest block"].append(_largest(layer))
+        small = _SMALL * density.highest
+        columns[_CURVATURE[3]].append(_count(density, low=small))
+        columns[_CURVATURE[4]].append(_count(density, high=-small))
+        columns["lowest eigenvalue"].append(number(density.lowest))
+        columns["highest eigenvalue"].append(number(density.highest))
+    _show(labels, columns)
+    _say(
+        "eigenvalues above 1 % and below −1 % of the highest are counts with 95 % intervals; the true ends may lie further out"
     )
+    _say_messages(labels, [layer.message for layer in layers])
+
+
+_CURVATURE = (
+    *("Gauss–Newton trace", "residual trace", "largest block"),
+    *(
+        "eigenvalues above\u00a01\u00a0%",
+        "eigenvalues below\u00a0−1\u00a0%",
+        "lowest eigenvalue",
+        "highest eigenvalue",
+    ),
+)
+_SMALL = 0.01
+
+
+def _part(layers: SplitTrace | BlockTraces, part: str) -> str:
+    if isinstance(layers, BlockTraces):
+        return number(math.nan)
+    return _with_error(float(getattr(layers, part)[0]), float(getattr(layers, f"{part}_stderr")[0]))
+
+
+def _count(density: SpectralDensity, **bounds: float) -> str:
+    """How many eigenvalues are there, in an interval for errors of both kinds."""
+    center, (low, high) = density.share(**bounds)[0], density.share_bounds(**bounds)
+    return _cell(lambda share: f"{density.dim * share:.0f}", float(center), float(low), float(high))
+
+
+def _largest(layers: SplitTrace | BlockTraces) -> str:
+    """Its name, and its share of the trace where all of it is positive."""
+    block = int(layers.values.argmax())
+    total = float(layers.values.sum())
+    share = f" ({percent(layers.values[block] / total)})" if layers.values.min() >= 0 < total else ""
+    return f"{layers.names[block]}{share}"
+
+
+def _show(labels: Sequence[str], columns: Mapping[str, Sequence[str]]) -> None:
+    """Print one row a label, the columns in as many tables as the width of the terminal asks for."""
+    console = _console()
+    first = max(map(len, ("solution", *labels))) + 4
+    for group in _side_by_side(columns, console.width - first):
+        table = Table("solution")
+        for name in group:
+            table.add_column(_in_two_lines(name), justify="right", no_wrap=True)
+        for row, label in enumerate(labels):
+            table.add_row(label, *(columns[name][row] for name in group))
+        console.print(table)
+
+
+def _side_by_side(columns: Mapping[str, Sequence[str]], width: int) -> Iterator[list[str]]:
+    """Names of columns that fit beside one another, at least one at a time."""
+    group, left = [], width
+    for name, cells in columns.items():
+        needed = max(map(len, (*_in_two_lines(name).splitlines(), *cells))) + 3
+        if group and needed > left:
+            yield group
+            group, left = [], width
+        group.append(name)
+        left -= needed
+    if group:
+        yield group
+
+
+def _in_two_lines(name: str) -> str:
+    return "\n".join(name.rsplit(" ", 1))
+
+
+def _with_error(value: float, error: float) -> str:
+    """0 ± 0 is what no sample saw, and is not exact."""
+    told = math.isfinite(error) and (value or error)
+    return f"{number(value)} ± {number(error, 2)}" if told else number(value)
 
 
 def _cell(write: Callable[[float], str], center: float, low: float, high: float) -> str:
@@ -68,7 +152,18 @@ def _cell(write: Callable[[float], str], center: float, low: float, high: float)
     return text if low != low else f"{text} [{write(low)}, {write(high)}]"
 
 
+def _say(line: str) -> None:
+    _console().print(line, style="dim", highlight=False)
+
+
+def _say_messages(labels: Sequence[str], messages: Sequence[str]) -> None:
+    """Every message once, with the solutions that it is of."""
+    for message in dict.fromkeys(filter(None, messages)):
+        whose = [label for label, said in zip(labels, messages, strict=True) if said == message]
+        _say(f"{', '.join(whose)}: {message}")
+
+
 def _console() -> Console:
-    """As wide as the terminal, or as the table where there is none."""
+    """As wide as the terminal, or as wide tables where there is none."""
     console = Console()
-    return console if console.is_terminal else Console(width=200)
+    return console if console.is_terminal else Console(width=_WITHOUT_TERMINAL)

@@ -13,6 +13,7 @@ import pytest
 
 from landscape import load
 from landscape.cli import COMMANDS, main
+from landscape.plots.labels import number
 from optimizers import RECIPES
 
 TESTS = Path(__file__).parent
@@ -78,7 +79,7 @@ def test_train_flatness_barrier_embed_and_scan(trained, capsys):
     files = sorted(str(p) for p in trained.glob("*.npz"))
     code, out, _ = run("flatness", *files, "--settings.matvecs", "10", "--jobs", "1", capsys=capsys)
     assert code == 0
-    assert all(label in out for label in ("sgd/0", "adamw/1", "trace ± s.e."))
+    assert all(label in out for label in ("sgd/0", "adamw/1"))
     assert load(trained / "flatness" / "sgd-0.npz").label == "sgd/0"
     code, out, _ = run("barrier", files[0], files[2], "--settings.steps", "20", capsys=capsys)
     assert code == 0
@@ -95,6 +96,90 @@ def test_train_flatness_barrier_embed_and_scan(trained, capsys):
         record = load(trained / "scans" / f"adamw-0.{probe}.npz")
         assert record.center_loss == pytest.approx(load(files[0]).train_loss, rel=1e-12)
         assert (trained / "scans" / f"adamw-0.{probe}.svg").exists()
+
+
+FLATNESS = [
+    "flatness",
+    "sgd-0.npz",
+    "adamw-1.npz",
+    "--settings.matvecs",
+    "10",
+    "--settings.pairs",
+    "4",
+    "--jobs",
+    "1",
+]
+
+
+def test_flatness_writes_three_records_and_two_pictures_a_solution(trained, capsys):
+    code, out, err = run(
+        *FLATNESS, "--out", "flat", "--curvature.probes", "3", "--curvature.steps", "5", capsys=capsys
+    )
+    assert (code, err) == (0, "")
+    kinds = (
+        ".npz",
+        ".layers.npz",
+        ".density.npz",
+        ".layers.png",
+        ".layers.svg",
+        ".density.png",
+        ".density.svg",
+    )
+    expected = {f"{name}{kind}" for name in ("sgd-0", "adamw-1") for kind in kinds}
+    assert {path.name for path in (trained / "flat").iterdir()} == expected
+    flat, layers, density = (load(trained / "flat" / f"sgd-0{kind}") for kind in kinds[:3])
+    assert (flat.kind(), layers.kind(), density.kind()) == ("flatness", "splittrace", "spectraldensity")
+    assert density.nodes.shape == (3, 5)
+    assert layers.about["solution"] == "sgd/0"
+    stderr = (layers.stderr**2 + flat.trace_stderr**2) ** 0.5
+    assert abs(layers.value - flat.trace) < 5 * stderr  # one trace, by two ways
+    for value in (
+        flat.trace,
+        flat.relative_flatness,
+        flat.fisher_rao,
+        layers.gauss_newton[0],
+        density.highest,
+    ):
+        assert f" {number(value)}" in out
+    before = {path: path.stat().st_mtime_ns for path in (trained / "flat").glob("*.npz")}
+    code, again, _ = run(
+        *FLATNESS, "--out", "flat", "--curvature.probes", "3", "--curvature.steps", "5", capsys=capsys
+    )
+    assert (code, again) == (0, out)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    code, _, err = run(
+        *FLATNESS, "--out", "flat", "--curvature.probes", "4", "--curvature.steps", "5", capsys=capsys
+    )
+    assert code == 2
+    assert "probes is 3 there, 4 here" in err
+
+
+def test_flatness_of_a_model_that_computes_its_own_loss_is_not_split_and_says_so(trained, capsys):
+    assert main(["train", "own_problem:keywords", "--out", "own.npz"]) == 0
+    capsys.readouterr()
+    code, out, _ = run("flatness", "own.npz", "--settings.matvecs", "12", "--jobs", "1", capsys=capsys)
+    assert code == 0
+    layers, flat = load("flatness/own.layers.npz"), load("flatness/own.npz")
+    assert layers.kind() == "blocktraces"
+    assert layers.names == ("inner",)
+    assert layers.message.startswith(
+        "not split: the gauss-newton part needs outputs and loss apart: pass loss_fn"
+    )
+    assert "sgd/0: not split: the gauss-newton part" in out
+    assert np.isnan(flat.fisher_rao)
+    assert "Fisher–Rao" not in out
+    assert layers.values[0] == pytest.approx(flat.trace)  # 12 parameters: both are exact
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_flatness_fits_the_terminal(width, trained, capsys, monkeypatch):
+    monkeypatch.setattr("landscape.tables._WITHOUT_TERMINAL", width)
+    code, out, _ = run(*FLATNESS, capsys=capsys)
+    assert code == 0
+    assert max(map(len, out.splitlines()[:-1])) <= width
+    assert "…" not in out
+    for header in ("trace", "sharpness*", "flatness*", "norm*", "Fisher–Rao"):
+        assert header in out
 
 
 def test_train_again_does_no_work_and_other_settings_are_refused(trained, capsys):
@@ -177,6 +262,20 @@ BAD = {
         ["flatness", "sgd-0.npz", "--settings.matvecs", "3"],
         "matvecs must be at least 4, got 3",
     ),
+    "too few draws": (["flatness", "sgd-0.npz", "--settings.pairs", "1"], "pairs must be at least 2, got 1"),
+    "no noise": (
+        ["flatness", "sgd-0.npz", "--settings.lpf_sigma", "0"],
+        "lpf_sigma must be greater than 0, got 0",
+    ),
+    "too few probes": (
+        ["flatness", "sgd-0.npz", "--curvature.probes", "1"],
+        "probes must be at least 2, got 1",
+    ),
+    "too few samples": (
+        ["flatness", "sgd-0.npz", "--curvature.matvecs", "3"],
+        "matvecs must be at least 4, got 3",
+    ),
+    "unknown parts": (["flatness", "sgd-0.npz", "--curvature.by", "neuron"], "neuron"),
 }
 STUBBORN = """
 import torch

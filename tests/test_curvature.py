@@ -24,6 +24,7 @@ def dense_gauss_newton(objective: Objective, theta: Tensor) -> Tensor:
         outputs = Outputs.of(term, theta)
         bend = torch.autograd.functional.hessian(outputs.loss, outputs.values.detach())
         assert isinstance(jacobian, Tensor)
+        assert isinstance(bend, Tensor)
         total += jacobian.T @ bend @ jacobian
     return total
 

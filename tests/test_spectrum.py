@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from dense import NETWORKS, dense_hessian, quadratic, reference, rotated
+from test_curvature import dense_gauss_newton
 from torch import Tensor
 
 from analysis import layer_eigenvalues, top_eigenpairs
@@ -152,6 +153,16 @@ def test_what_did_not_converge_is_missing_and_said():
     assert pairs.matvecs < 80
 
 
+def test_a_looser_tolerance_costs_less():
+    objective = quadratic(random(150))
+    rough, fine = (
+        top_eigenpairs(objective, torch.zeros(150), 3, tolerance=tolerance, generator=generator())
+        for tolerance in (1e-2, 1e-9)
+    )
+    assert rough.matvecs < fine.matvecs
+    assert fine.residuals.max() < 1e-8 < rough.residuals.max() < 0.1
+
+
 def test_products_are_counted(monkeypatch):
     spent = 0
     times = HessianProducts.__call__
@@ -213,6 +224,46 @@ def test_single_tensors_and_large_blocks():
     assert list(layer_eigenvalues(objective, torch.zeros(150))) == ["w"]
 
 
+def test_blocks_may_be_filters_or_groups_of_parameters():
+    net = reference("mlp")  # weights (8, 6) and (3, 8)
+    hessian, where = net.hessian.numpy(), {}
+    stop = 0
+    for name, size in zip(net.objective.parameters.names, net.objective.parameters.sizes, strict=True):
+        where[name], stop = np.arange(stop, stop + size), stop + size
+    groups = {"ends": ["2.bias", "0.weight"], "middle": ["0.bias"]}
+    expected = {name: np.sort(np.concatenate([where[n] for n in names])) for name, names in groups.items()}
+    found = layer_eigenvalues(net.objective, net.theta, 2, by=groups, generator=generator())
+    filters = layer_eigenvalues(net.objective, net.theta, 2, by="filter", generator=generator())
+    for i in range(8):
+        expected[f"0.weight[{i}]"] = np.append(where["0.weight"][6 * i : 6 * i + 6], where["0.bias"][i])
+    assert list(found) == ["ends", "middle"]
+    assert list(filters) == [f"0.weight[{i}]" for i in range(8)] + [f"2.weight[{i}]" for i in range(3)]
+    for name, index in expected.items():
+        pairs = (found | filters)[name]
+        exact = np.linalg.eigvalsh(hessian[np.ix_(index, index)])
+        np.testing.assert_allclose(pairs.values, exact[:-3:-1], rtol=1e-7)
+        assert not np.delete(pairs.vectors, index, axis=1).any()
+
+
+@pytest.mark.parametrize("of", ["gauss-newton", "residual"])
+@pytest.mark.parametrize("name", ["mlp", "batchnorm"])
+def test_parts_of_the_hessian(name, of):
+    net = reference(name)
+    part = dense_gauss_newton(net.whole, net.theta)
+    part = (part if of == "gauss-newton" else net.hessian - part).numpy()
+    values = np.linalg.eigvalsh(part)
+    for which in ("LA", "BE"):
+        pairs = top_eigenpairs(net.objective, net.theta, 4, which=which, of=of, generator=generator())
+        np.testing.assert_allclose(pairs.values, wanted(values, 4, which), rtol=1e-6, atol=1e-9)
+        residuals = np.linalg.norm(pairs.vectors @ part - pairs.values[:, None] * pairs.vectors, axis=1)
+        np.testing.assert_allclose(pairs.residuals, residuals, rtol=1e-3, atol=1e-12)
+        assert pairs.of == of
+    size = sum(net.objective.parameters.sizes[:2])
+    first = next(iter(layer_eigenvalues(net.objective, net.theta, 2, of=of, generator=generator()).values()))
+    np.testing.assert_allclose(first.values, np.linalg.eigvalsh(part[:size, :size])[:-3:-1], rtol=1e-6)
+    assert first.of == of
+
+
 def test_two_directions_of_the_same_curvature_are_certain():
     eigenvalues = torch.cat([torch.tensor([3.0, 3.0]), torch.linspace(-1, 1, 298)]).double()
     objective = quadratic(rotated(eigenvalues, generator(2)))
@@ -236,5 +287,11 @@ def test_bad_input_says_what_to_do():
         top_eigenpairs(objective, torch.zeros(2, 9), 1)
     with pytest.raises(InputError, match=r"k must be at least 1, got 0"):
         layer_eigenvalues(objective, theta, 0)
-    with pytest.raises(InputError, match=r"by must be"):
+    with pytest.raises(
+        InputError, match=r"of must be one of hessian, gauss-newton, fisher, residual, got 'H'"
+    ):
+        top_eigenpairs(objective, theta, 1, of="H")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(
+        InputError, match=r"by must be 'layer', 'parameter', 'filter', or a mapping .* got 'row'"
+    ):
         layer_eigenvalues(objective, theta, by="row")  # pyright: ignore[reportArgumentType]

@@ -1,6 +1,8 @@
 """Pictures of records: every plot_<record>(record, ax=None, **style) draws and returns its axes, and computes nothing."""
 
 from .captions import comparison_captions as comparison_captions
+from .curvature import plot_layers as plot_layers
+from .curvature import plot_scales as plot_scales
 from .embeddings import plot_embedding as plot_embedding
 from .embeddings import plot_embedding_control as plot_embedding_control
 from .figures import comparison_figures as comparison_figures
@@ -22,6 +24,7 @@ from .scans import plot_profile as plot_profile
 from .scans import plot_profiles as plot_profiles
 from .scans import plot_sampled as plot_sampled
 from .scans import plot_surface as plot_surface
+from .spectrum import plot_density as plot_density
 from .style import optimizer_colors as optimizer_colors
 from .style import optimizer_markers as optimizer_markers
 from .tracks import plot_track as plot_track

@@ -14,18 +14,25 @@ from ..results import Flatness, Solution, Summary
 from .labels import metric as about
 from .style import INK, dress, fit_scale, legend, new_axes, optimizer_colors, optimizer_markers, plain
 
-FLATNESS = ("trace", "eigenvalue", "sam_sharpness", "adaptive_sharpness")
+FLATNESS = ("trace", "eigenvalue", "sam_sharpness", "adaptive_sharpness")  # what a report shows
+# All of a Flatness record, in the order of tables.
+MEASURES = (
+    *("trace", "eigenvalue", "frobenius", "sam_sharpness", "adaptive_sharpness", "adaptive_average"),
+    *("relative_flatness", "fisher_rao", "adaptive_linf_sharpness", "sam_step", "mean_trace", "lpf"),
+    *("pac_bayes_sigma", "epsilon", "epsilon_prime"),
+)
 
 
 def flatness_value(record: Flatness, metric: str) -> tuple[float, float]:
-    """(value, error) of a flatness metric: the trace with its standard error, the top eigenvalue with its residual."""
-    if metric == "trace":
-        return record.trace, record.trace_stderr
+    """(value, error) of one of MEASURES: its standard error, the residual of the top eigenvalue; NaN where there is none."""
+    if metric not in MEASURES:
+        raise InputError(f"metric must be one of {', '.join(MEASURES)}, got {metric!r}.")
     if metric == "eigenvalue":
         return float(record.eigenvalues[0]), float(record.residuals[0])
-    if metric not in FLATNESS:
-        raise InputError(f"metric must be one of {', '.join(FLATNESS)}, got {metric!r}.")
-    return getattr(record, metric), np.nan
+    if metric == "mean_trace":
+        return record.mean_trace, record.trace_stderr / record.dim
+    error = "pac_bayes_stderr" if metric == "pac_bayes_sigma" else f"{metric}_stderr"
+    return getattr(record, metric), getattr(record, error, np.nan)
 
 
 def plot_flatness(
