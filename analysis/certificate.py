@@ -13,6 +13,7 @@ from landscape import InputError, Objective
 from landscape.parameters import float64_array
 from landscape.results import Certificate
 
+from .estimators import signs
 from .points import draw_normal
 from .sharpness import finite_point
 from .spectrum import top_eigenpairs
@@ -166,7 +167,7 @@ def _normal(
 
 def _slopes(objective: Objective, x: Tensor, basis: Tensor, normal: Tensor) -> Tensor:
     """Samples (m, P) of ∇t̄r: exact in the orthonormal basis (k, P), by random signs, those of ``normal`` (m, P), beside it."""
-    v = torch.ones_like(normal).copysign(normal)
+    v = signs(normal)
     v = v - (v @ basis.T) @ basis
     slopes = third_derivatives(objective, x, torch.cat([basis, v]))
     return (slopes[: len(basis)].sum(0) + slopes[len(basis) :]) / objective.dim

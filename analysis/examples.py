@@ -19,11 +19,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.func import functionalize
 from torch.fx.node import map_aggregate
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from landscape.capturing import Captured, capture
+from landscape.capturing import Captured, capture_loss
 
 from .example_rules import RULES, Gradient
 
@@ -75,7 +74,7 @@ class ExampleSquares:
         unknown = torch.zeros(len(theta), dtype=torch.bool, device=theta.device)
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             try:
-                self.captured = _captured(output, theta)
+                self.captured = capture_loss(output, theta)
                 run = _Run(self.captured, self._leaf)
                 self.z, uses, unknown = run.result, run.uses, run.unknown
             except RuntimeError:  # it cannot be captured
@@ -150,20 +149,20 @@ class _Run:
             elif node.op == "get_attr":
                 self._values[node] = captured.constants[str(node.target)]
             elif node.op == "output":
-                self.result: Tensor = _read(node.args[0], self._values)
+                self.result: Tensor = read(node.args[0], self._values)
             else:
                 self._step(node)
 
     def _step(self, node: fx.Node) -> None:
         target: Any = node.target
         operation = getattr(target, "overloadpacket", target)
-        args, kwargs = _read(node.args, self._values), _read(node.kwargs, self._values)
+        args, kwargs = read(node.args, self._values), read(node.kwargs, self._values)
         self._values[node] = value = target(*args, **kwargs)
         parts = [n for n in node.all_input_nodes if n in self._places]
         if not parts or operation == _aten.detach:
             return
         if operation in VIEWS and parts == [node.args[0]]:
-            self._places[node] = target(*_read(node.args, {**self._values, **self._places}), **kwargs)
+            self._places[node] = target(*read(node.args, {**self._values, **self._places}), **kwargs)
             return
         rules = {} if kwargs else RULES.get(operation, {})
         for position, argument in enumerate(node.args):
@@ -197,7 +196,8 @@ def _sharing(uses: list[_Use], dim: int) -> list[list[int]]:
     return [[i for i, g in enumerate(group) if g == one] for one in dict.fromkeys(group)]
 
 
-def _read(argument: Any, values: Any) -> Any:
+def read(argument: Any, values: Any) -> Any:
+    """An operator's arguments, with every node in them replaced by its value."""
     return map_aggregate(argument, lambda leaf: values[leaf] if isinstance(leaf, fx.Node) else leaf)
 
 
@@ -205,9 +205,3 @@ def _nodes(argument: Any) -> set[fx.Node]:
     found: set[fx.Node] = set()
     map_aggregate(argument, lambda leaf: found.add(leaf) if isinstance(leaf, fx.Node) else None)
     return found
-
-
-def _captured(output: Callable[[Tensor], Tensor], theta: Tensor) -> Captured:
-    with torch.no_grad():
-        captured = capture(output, theta)
-        return capture(functionalize(output), theta) if captured.mutates else captured

@@ -20,6 +20,8 @@ from torch import Tensor
 from landscape import InputError
 from landscape.objective import double_backward
 
+from .estimators import signs
+
 MEMORY = 2**28  # numbers that assembled Hessians may take
 _SLACK = 1e3  # times the rounding: how far a Hessian may be from what is taken for it
 
@@ -75,7 +77,7 @@ class Fan:
         device = generator.device if generator is not None else self.like.device
         for sign, factor in self.factors:
             normal = torch.randn(self.shape, generator=generator, device=device).to(self.like)
-            yield sign, self.place(factor(torch.ones_like(normal).copysign(normal)))
+            yield sign, self.place(factor(signs(normal)))
 
 
 class _Rows:

@@ -15,13 +15,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.fx.node import map_aggregate
 
 from landscape.affine import LINEAR, PRODUCTS, SUMS
 from landscape.capturing import Captured
 from landscape.parameters import Parameters
 
-from .examples import VIEWS
+from .examples import VIEWS, read
 
 _aten: Any = torch.ops.aten
 # Piecewise linear in all their tensors together.
@@ -72,11 +71,11 @@ class _Dependence:
     def _step(self, node: fx.Node) -> None:
         target: Any = node.target
         operation = getattr(target, "overloadpacket", target)
-        args, kwargs = _read(node.args, self._values), _read(node.kwargs, self._values)
+        args, kwargs = read(node.args, self._values), read(node.kwargs, self._values)
         self._values[node] = value = target(*args, **kwargs)
         inputs = node.all_input_nodes
         if operation in VIEWS and inputs == [node.args[0]] and inputs[0] in self._places:
-            self._places[node] = target(*_read(node.args, {**self._values, **self._places}), **kwargs)
+            self._places[node] = target(*read(node.args, {**self._values, **self._places}), **kwargs)
             self._on[node] = self._named(self._places[node])
             return
         if isinstance(value, Tensor) and not value.is_floating_point():
@@ -113,7 +112,3 @@ class _Dependence:
         return frozenset(
             i for a, b in spans for i in range(bisect_right(self._ends, a), bisect_right(self._ends, b) + 1)
         )
-
-
-def _read(argument: Any, values: Any) -> Any:
-    return map_aggregate(argument, lambda leaf: values[leaf] if isinstance(leaf, fx.Node) else leaf)

@@ -44,7 +44,7 @@ def capture(function: Callable[[Tensor], Tensor], x: Tensor) -> Captured:
 
 
 def capture_loss(term: Callable[[Tensor], Tensor], theta: Tensor) -> Captured:
-    """A loss without gradients, and without operators that write to what another one gave."""
+    """A loss, or outputs, without gradients, and without operators that write to what another one gave."""
     with torch.no_grad():
         recorder = _Recorder(theta)
         captured = recorder.run(term)
