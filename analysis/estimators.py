@@ -7,7 +7,8 @@ An estimator is given products v -> Av of rows (K, P) and a source of normal row
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, Protocol
+from math import inf
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -56,6 +57,37 @@ def correlated(samples: Tensor, delta: Tensor) -> Estimate:
     q, k = len(samples), len(delta)
     covariance = (delta * delta.T).sum() / (k * (k - 1))
     return samples, (samples.var() / q + covariance.clamp_min(0)).sqrt()
+
+
+class Mean(NamedTuple):
+    """Means of samples, the variances of these means as the samples have them, and how many degrees of freedom those have."""
+
+    value: Tensor
+    variance: Tensor
+    freedom: float
+
+    @classmethod
+    def of(cls, samples: Tensor) -> Mean:
+        """Of the rows of samples (n, …)."""
+        return cls(samples.mean(0), samples.var(0) / len(samples), len(samples) - 1)
+
+    @classmethod
+    def known(cls, value: Tensor) -> Mean:
+        return cls(value, torch.zeros_like(value), inf)
+
+
+def small_sample_stderr(*means: Mean) -> Tensor:
+    """The standard error of a sum of means of few samples, which do not tell their own spread well.
+
+    The error over the estimated spread √v, v = Σ v_i, has Student's t, about, of ν = v²/Σ (v_i²/ν_i) degrees of freedom
+    (Satterthwaite 1946, Welch 1947) and so a variance of ν/(ν − 2): √(v ν/(ν − 2)) is what makes it 1. ν is at least the
+    least ν_i, which must exceed 2.
+    """
+    variance = torch.stack([mean.variance for mean in means])
+    freedom = torch.tensor([mean.freedom for mean in means], dtype=variance.dtype).unsqueeze(1)
+    total = variance.sum(0)
+    inverse = (variance.square() / freedom).sum(0) / total.square().clamp_min(torch.finfo(total.dtype).tiny)
+    return (total / (1 - 2 * inverse)).sqrt()
 
 
 def unknown(count: int) -> Estimate:

@@ -12,6 +12,7 @@ these are many, the rows and k of an example share a pass, with independent sign
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 
 import torch
 from torch import Tensor
@@ -32,21 +33,29 @@ class GaussNewtonDiagonal:
     """Sums over parts of the diagonal of G at θ (P,): ``exact`` (B,), and ``samples`` of what is not.
 
     known (P,): the parameters of which all is in exact; affine (P,): those in which outputs are piecewise affine, so that the
-    residual part has no diagonal; passes: backward passes so far. Attention runs on the math kernel.
+    residual part has no diagonal; passes: backward passes so far; each: those of a sample; enumerable: those that would make
+    all of it exact which was left to samples for its examples, infinite if nothing would. Attention runs on the math kernel.
 
-    Cost to make: for each batch one forward pass, two backward ones, and one for each direction unless they are more than
-    ``directions``; a sample costs a backward pass for each batch that has something left to it. Memory: that of a gradient of one
-    batch, and the loss's Hessians in the outputs.
+    Cost to make: for each batch one forward pass, two backward ones, and one for each direction, unless they are more than
+    ``directions`` or the examples of all batches, if these are alike, more than ``examples``; a sample costs a backward pass for
+    each batch that has something left to it. Memory: that of a gradient of one batch, and the loss's Hessians in the outputs.
     """
 
     def __init__(
-        self, objective: Objective, theta: Tensor, reduce: Reduce, *, directions: int = DIRECTIONS
+        self,
+        objective: Objective,
+        theta: Tensor,
+        reduce: Reduce,
+        *,
+        directions: int = DIRECTIONS,
+        examples: float = inf,
     ) -> None:
-        self.theta, self.reduce, self.directions = theta, reduce, directions
+        self.theta, self.reduce, self.directions, self.examples = theta, reduce, directions, examples
         self.terms = composed_terms(objective, "gauss-newton")
         self.known = torch.ones(objective.dim, dtype=torch.bool, device=objective.device)
         self.exact, self.passes = reduce(torch.zeros_like(theta)[None])[0], 0
         self.affine = torch.ones_like(self.known)
+        self.each, self.enumerable = 0, 0.0
         self._kept: tuple[ExampleSquares, Fan] | None = None
         for term in self.terms:
             squares, fan = self._visited(term)
@@ -56,6 +65,8 @@ class GaussNewtonDiagonal:
                 self.affine &= affine_parameters(squares.captured, theta, objective.parameters)
             here = self._enumerated(squares, fan)
             self.known &= here
+            self.each += len(fan.factors)
+            self.enumerable += fan.count if fan.count <= self.directions and squares.known.all() else inf
             if here.any():
                 total = torch.zeros_like(theta)
                 for sign, seeds in fan.each():
@@ -76,7 +87,8 @@ class GaussNewtonDiagonal:
         return found
 
     def _enumerated(self, squares: ExampleSquares, fan: Fan) -> Tensor:
-        return squares.known if fan.count <= self.directions else torch.zeros_like(squares.known)
+        few = fan.count <= self.directions and fan.examples * len(self.terms) <= self.examples
+        return squares.known if few else torch.zeros_like(squares.known)
 
     def _visited(self, term: Composed) -> tuple[ExampleSquares, Fan]:
         if self._kept is not None:

@@ -16,12 +16,13 @@ Draw = Callable[[int], Tensor]  # count -> random vectors (count, P)
 
 @dataclass(frozen=True)
 class Ritz:
-    """What Lanczos found: vectors (k, P), of which ``converged`` (k,) are good to the tolerance; products spent.
+    """What Lanczos found: vectors (k, P) and what A makes of them, of which ``converged`` (k,) are good to the tolerance.
 
-    ``finite`` is False where a product was not: then the vectors mean nothing.
+    ``finite`` is False where a product was not: then the vectors mean nothing. ``matvecs``: products spent.
     """
 
     vectors: Tensor
+    images: Tensor
     converged: Tensor
     matvecs: int
     finite: bool = True
@@ -43,10 +44,11 @@ def lanczos(
     Block Lanczos (Golub and Underwood 1977) with thick restarts (Wu and Simon 2000): a basis V grows by the block of
     what A maps its last vectors to, made orthogonal to all of V, twice. VᵀAV is what Rayleigh–Ritz needs; a basis that is full is
     replaced by its best Ritz vectors, and grows on. Since every new column of VᵀAV is taken against all of V, a restart needs
-    no bookkeeping. Where A maps a block into V (low rank, A = 0, A = 1), random vectors take its place, so that
-    eigenvalues repeated exactly are found too: up to ``block`` copies for certain.
+    no bookkeeping. AV is kept beside V, and changes with it, so that the images of the vectors found are there without further
+    products, exact to rounding. Where A maps a block into V (low rank, A = 0, A = 1), random vectors or rounding take its
+    place, so that eigenvalues repeated exactly are found too: up to ``block`` copies for certain.
 
-    Cost: ``block`` products a step. Memory: basis + block vectors (P,), and as many again for a moment at a restart.
+    Cost: ``block`` products a step. Memory: 2·basis + block vectors (P,), and half a basis more for a moment at a restart.
 
     Args:
         draw: random vectors, of the starts and of what takes the place of a block that vanished.
@@ -55,30 +57,35 @@ def lanczos(
     """
     start = draw(block)
     v = start.new_empty(basis + block, start.shape[1])
+    av = v.new_empty(basis, start.shape[1])
     v[:block] = torch.linalg.qr(start.T)[0].T
     inner = torch.zeros(basis, basis, dtype=torch.float64)  # VᵀAV, of which the upper half is kept
     size = spent = 0
     scale = 0.0
     while True:
-        image = products(v[size : size + block])
-        if not image.isfinite().all():
-            return Ritz(image.new_full((k, len(v[0])), torch.nan), torch.zeros(k) > 0, spent + block, False)
-        scale = scale or float(image.norm()) / block**0.5
+        new = slice(size, size + block)
+        image = av[new] = products(v[new])
         spent, size = spent + block, size + block
-        new = slice(size - block, size)
         coefficients = v[:size] @ image.T
         inner[:size, new] = coefficients.double().cpu()
-        following, triangle = _orthonormal(image - coefficients.T @ v[:size], v[:size], draw, scale)
+        if not inner[:size, new].isfinite().all():
+            nothing = image.new_full((k, len(v[0])), torch.nan)
+            return Ritz(nothing, nothing, torch.zeros(k) > 0, spent, finite=False)
+        scale = scale or float(image.norm()) / block**0.5
+        following, triangle = _orthonormal(image - coefficients.T @ v[:size], v[:size], draw)
         values, columns = torch.linalg.eigh(inner[:size, :size], UPLO="U")
         residuals = (triangle @ columns[new]).norm(dim=0)
         wanted = chosen(values, min(k, size), which)
         converged = residuals[wanted] <= tolerance * (values[wanted].abs() + scale)
         done = size >= k and bool(converged.all())
         if done or (size >= k and spent + block > max_matvecs):
-            return Ritz(columns[:, wanted].T.to(v) @ v[:size], converged, spent)
+            rows = columns[:, wanted].T.to(v)
+            return Ritz(rows @ v[:size], rows @ av[:size], converged, spent)
         if size + block > basis:
             kept = chosen(values, (basis - block + k) // 2, which)
-            v[: len(kept)] = columns[:, kept].T.to(v) @ v[:size]
+            rows = columns[:, kept].T.to(v)
+            v[: len(kept)] = rows @ v[:size]
+            av[: len(kept)] = rows @ av[:size]
             inner.zero_()
             inner.diagonal()[: len(kept)] = values[kept]
             size = len(kept)
@@ -94,21 +101,20 @@ def chosen(values: Tensor, count: int, which: End) -> Tensor:
     return torch.cat([every[:low], every[len(values) - count + low :]])
 
 
-def _orthonormal(rest: Tensor, v: Tensor, draw: Draw, scale: float) -> tuple[Tensor, Tensor]:
+def _orthonormal(rest: Tensor, v: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
     """An orthonormal block (b, P), orthogonal to the rows of v, that holds the rows of ``rest``, and these in it, R (b, b).
 
-    Directions of ``rest`` that are only rounding, of products of size ``scale``, are replaced by random ones.
+    Directions that ``rest`` has nothing of are random ones. What it has of rounding only serves as well as they do.
     """
     rest = rest - (rest @ v.T) @ v
-    q, r = torch.linalg.qr(rest.T)
-    u, s, _ = torch.linalg.svd(r)
-    following = (q @ u).T
-    lost = s <= 10 * torch.finfo(s.dtype).eps * scale
-    if lost.any():
-        random = draw(int(lost.sum()))
-        following[lost] = random / random.norm(dim=1, keepdim=True)
-    # The first time removes what small rows of rest held of v, enlarged; the second what rounding left of random ones.
-    for _ in range(2):
-        following = following - (following @ v.T) @ v
-        following = torch.linalg.qr(following.T)[0].T
-    return following, r.double().cpu()
+    r = torch.linalg.qr(rest.T, mode="r")[1]
+    _, s, turn = torch.linalg.svd(r)
+    block = (turn @ rest) / s[:, None]
+    empty = s == 0
+    if empty.any():
+        random = draw(int(empty.sum()))
+        block[empty] = random / random.norm(dim=1, keepdim=True)
+    # What small rows of rest held of v grew with them, and random ones are orthogonal to nothing yet.
+    block = block - (block @ v.T) @ v
+    factor = torch.linalg.qr(block.T, mode="r")[1]
+    return torch.linalg.solve_triangular(factor.T, block, upper=False), r.double().cpu()

@@ -40,20 +40,21 @@ def top_eigenpairs(
     """k eigenvalues of ∇²L(θ), largest first, with unit eigenvectors (k, P) and residuals ‖Hv − λv‖ (k,).
 
     Block Lanczos with thick restarts, orthogonalized in full, since copies of the same eigenvalue appear without that (see
-    analysis/lanczos.py). Values are Rayleigh quotients vᵀHv and residuals true ones, from products of the vectors returned,
-    so that some eigenvalue lies within the residual of each value. The sign of an eigenvector is
+    analysis/lanczos.py). Values are Rayleigh quotients vᵀHv and residuals true ones to rounding, as the images Hv are
+    kept: so some eigenvalue lies within the residual of each value. The sign of an eigenvector is
     arbitrary: its entry of largest magnitude is made positive.
 
-    Cost: products until converged, and k to check; P where P ≤ basis + block, with a dense eigendecomposition. Networks have
+    Cost: products until converged; P where P ≤ basis + block, with a dense eigendecomposition. Networks have
     a few large positive eigenvalues, found at once; the lower end is crowded. Measured on digits-mlp (P = 2,410,
-    trained to a loss of 0.03, tolerance 1e-7), in products without the check:
+    trained to a loss of 0.03, tolerance 1e-7), in products, the median of three starts:
 
         block                       1      2      4     eigsh of SciPy (ARPACK), same basis
-        5 largest                  15     22     32     41
-        5 smallest                637    854  1,332     1,398
-        3 largest, 3 smallest     282    458    652
+        5 largest                  16     20     28     41
+        5 smallest                626    810  1,216   2,302
+        3 largest, 3 smallest     298    416    664
 
-    Memory: about 100 vectors (P,) at most, twice that for a moment (40 for "LA" and "LM"; 2k + 2·block if that is more).
+    Memory: about 200 vectors (P,), the basis and its images, and 50 more for a moment; 80 and 20 for "LA" and "LM", whose
+    basis is smaller (40, not 100; 2k + 2·block if that is more).
     On ReLU networks this is the curvature of the linear pieces.
 
     Args:
@@ -76,7 +77,7 @@ def top_eigenpairs(
     if not 1 <= k <= objective.dim:
         raise InputError(f"k must be between 1 and the number of parameters, {objective.dim}, got {k}.")
     search = _Search(which, tolerance, max_matvecs, block)
-    products = products_of(objective, theta, of, count=search.basis(k))
+    products = products_of(objective, theta, of, count=search.expected(k))
     pairs = search.run(_Block(objective, products, generator), k)
     return replace(pairs, of=of, about=dict(about or {}))
 
@@ -102,7 +103,7 @@ def layer_eigenvalues(
     a block with fewer than k parameters all eigenvalues are given.
 
     Cost: what top_eigenpairs takes, for every block, with products of the whole matrix. Memory: the vectors of the result,
-    k·P numbers a block, and about 100 vectors of the block's size.
+    k·P numbers a block, and about 250 vectors of the block's size.
 
     Args:
         by: "layer", "parameter", "filter", or parameter names by the name of their group, as in partition_of.
@@ -118,7 +119,7 @@ def layer_eigenvalues(
     search = _Search(which, tolerance, max_matvecs, block)
     blocks = partition_of(objective.parameters, by)
     index = blocks.index.to(objective.device)
-    products = products_of(objective, theta, of, count=len(blocks.names) * search.basis(k))
+    products = products_of(objective, theta, of, count=len(blocks.names) * search.expected(k))
     found = {}
     for b, name in enumerate(blocks.names):
         place = (index == b).nonzero()[:, 0]
@@ -180,17 +181,19 @@ class _Search:
         usual = _BASIS if self.which in ("LA", "LM") else _CROWDED_BASIS
         return max(usual, 2 * k + 2 * self.block)
 
+    def expected(self, k: int) -> int:
+        """How many products are to come at least, as far as networks tell: some three a pair at their upper end."""
+        return 3 * k if self.which in ("LA", "LM") else self.basis(k)
+
     def run(self, matrix: _Block, k: int) -> Eigenpairs:
         """k eigenpairs of a block, with vectors (k, P) that are zero outside it; NaN where they were not found."""
         ritz = self.ritz(matrix, k)
         good = ritz.converged.numpy()
-        found = ritz.vectors[ritz.converged]
-        images = float64_array(matrix.products(found)) if good.any() else np.zeros(found.shape)
-        rows = float64_array(found)
-        vectors, values, residuals = np.full((k, matrix.objective.dim), np.nan), *np.full((2, k), np.nan)
-        vectors[good] = float64_array(matrix.embedded(found))
-        values[good] = (rows * images).sum(axis=1)
-        residuals[good] = np.linalg.norm(images - values[good, None] * rows, axis=1)
+        rows, images = float64_array(ritz.vectors), float64_array(ritz.images)
+        values = np.where(good, (rows * images).sum(axis=1), np.nan)
+        residuals = np.linalg.norm(images - values[:, None] * rows, axis=1)
+        vectors = float64_array(matrix.embedded(ritz.vectors))
+        vectors[~good] = np.nan
         order = np.argsort(-values)  # NaN last
         message = "" if ritz.finite else NOT_FINITE
         if ritz.finite and not good.all():
@@ -200,7 +203,7 @@ class _Search:
             vectors=_with_fixed_signs(vectors[order]),
             residuals=residuals[order],
             which=self.which,
-            matvecs=ritz.matvecs + len(found),
+            matvecs=ritz.matvecs,
             converged=not message,
             message=message,
         )
@@ -226,9 +229,10 @@ def _dense(matrix: _Block, k: int, which: End) -> Ritz:
     dense = matrix.dense()
     every = torch.ones(k, dtype=torch.bool)
     if not dense.isfinite().all():
-        return Ritz(dense[:k], ~every, matrix.dim, finite=False)
+        return Ritz(dense[:k], dense[:k], ~every, matrix.dim, finite=False)
     values, columns = torch.linalg.eigh((dense + dense.T) / 2)
-    return Ritz(columns[:, chosen(values.cpu(), k, which)].T, every, matrix.dim)
+    vectors = columns[:, chosen(values.cpu(), k, which)].T
+    return Ritz(vectors, vectors @ dense, every, matrix.dim)
 
 
 def _with_fixed_signs(vectors: Array) -> Array:

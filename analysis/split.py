@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
-from math import ceil, isfinite
+from functools import partial
+from math import ceil, inf, isfinite
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from landscape import HessianProducts, InputError, Objective
+from landscape import InputError, Objective
 from landscape.parameters import float64_array
 from landscape.results import SplitTrace
 
-from .curvature import residual_objective
-from .estimators import Products, signs
+from .estimators import Mean, small_sample_stderr
 from .gauss_newton import DIRECTIONS, GaussNewtonDiagonal
 from .partition import Groups, Partition, partition_of
-from .points import NOT_FINITE, draw_normal, one_point
-from .xtrace import XTrace
+from .points import NOT_FINITE, one_point
+from .residual import ResidualProbes, sums_of
 
 _FEWEST = 4  # samples, of which the error has a variance
-_AT_ONCE = 16  # vectors
-_XTRACE = 40  # products from which on XTrace's error is the smaller one, and its error bar is right
+_PROBES = 6  # of R, whose samples are not so close to normal ones, before the error is first believed
+_SPREAD = (
+    0.87  # times 1/√N: the error bar of tr G from one sample over N examples, measured, and at four samples
+)
 
 
 def split_trace(
@@ -31,7 +32,7 @@ def split_trace(
     theta: Any,
     *,
     by: Groups = "layer",
-    matvecs: int = 10,
+    matvecs: int | None = None,
     rtol: float | None = None,
     max_matvecs: int = 2000,
     directions: int = DIRECTIONS,
@@ -47,17 +48,19 @@ def split_trace(
     blocks (Hutchinson 1990). It is small where the loss is nearly stationary in the outputs, as at a minimum that fits
     the data. For parameters in which the outputs are piecewise affine, as in networks of linear layers, convolutions and
     ReLU, its diagonal is 0 and they have no probes (piecewise.py): where that is all of them tr H has no error. From 40
-    products on the whole trace of R is XTrace's, which errs less then (xtrace.py); the blocks are those of its probes, and
-    need not add up to it. Error bars count that few samples do not tell their own spread well.
+    products on the whole trace of R is XTrace's where that errs less than as many signs (xtrace.py); the blocks are those of its
+    probes, and need not add up to it. Error bars count that few samples do not tell their own spread well.
 
-    With rtol, samples are added to the part with the larger error, at most doubled at a time, until stderr ≤ rtol·|value|.
+    With rtol, samples are added to the part with the larger error, at most doubled at a time, until stderr ≤ rtol·|value|. Where
+    examples are so many that four samples of G should do, they come first, and the exact passes when they would be fewer.
 
     Cost: ``passes`` backward passes and ``matvecs`` products with R, in the record. Memory: that of HessianProducts and of
     a gradient of one batch.
 
     Args:
         by: the blocks, as for block_traces.
-        matvecs: samples of each part that is not exact, at least 4; with rtol, before the error is first looked at.
+        matvecs: samples of each part that is not exact, at least 4; with rtol, before the error is first looked at. By default
+            10, and with rtol 4 of G and 6 of R.
         rtol: the standard error of the whole trace to reach, relative to its value.
         max_matvecs: of each part; where they do not suffice for rtol, ``converged`` is False and ``message`` says so.
         directions: the most backward passes to take for an exact tr G of a batch, instead of samples.
@@ -68,7 +71,10 @@ def split_trace(
         InputError: the objective does not tell outputs and loss apart, the loss couples examples, or a setting is out of range.
     """
     theta = one_point(objective, theta)
-    if matvecs < _FEWEST or max_matvecs < matvecs:
+    first, probes = (10, 10) if rtol is None else (_FEWEST, _PROBES)
+    if matvecs is not None:
+        first = probes = matvecs
+    if first < _FEWEST or max_matvecs < probes:
         raise InputError(
             f"matvecs must be at least {_FEWEST} and max_matvecs as much, got {matvecs} and {max_matvecs}."
         )
@@ -77,25 +83,35 @@ def split_trace(
             f"rtol must lie between 0 and 1, or be None for a fixed number of samples, got {rtol}."
         )
     blocks = partition_of(objective.parameters, by)
-    diagonal = GaussNewtonDiagonal(objective, theta, lambda rows: _sums(rows, blocks), directions=directions)
-    parts = (
-        _Drawn(diagonal, generator, blocks),
-        _Probed(objective, theta, ~diagonal.affine, generator, blocks),
-    )
-    parts[0].spend(0 if diagonal.known.all() else matvecs)
-    parts[1].spend(0 if diagonal.affine.all() else matvecs)
-    while rtol is not None and (more := _needed(diagonal.exact, parts, rtol, max_matvecs)):
-        parts[more[0]].spend(more[1])
-    return _record(blocks, diagonal, *parts, rtol=rtol, about=about)
+    drawn = _Drawn(objective, theta, generator, blocks, directions, rtol)
+    probed = ResidualProbes(objective, theta, ~drawn.diagonal.affine, generator, blocks)
+    drawn.spend(first)
+    probed.spend(probes)
+    while rtol is not None and (more := _needed(drawn, probed, rtol, max_matvecs)):
+        more[0].spend(more[1])
+    return _record(blocks, drawn, probed, rtol=rtol, about=about)
 
 
 class _Drawn:
-    """Samples of what is left of tr G: of the whole and the blocks (n, 1 + B)."""
+    """tr G of the whole and the blocks: what is exact of it (1 + B,), and samples (n, 1 + B) of what is left."""
 
     def __init__(
-        self, diagonal: GaussNewtonDiagonal, generator: torch.Generator | None, blocks: Partition
+        self,
+        objective: Objective,
+        theta: Tensor,
+        generator: torch.Generator | None,
+        blocks: Partition,
+        directions: int,
+        rtol: float | None,
     ) -> None:
-        self.diagonal, self.generator = diagonal, generator
+        self.generator, self.passes = generator, 0  # of diagonals no longer in use
+
+        def made(examples: float) -> GaussNewtonDiagonal:
+            reduce = partial(sums_of, blocks=blocks)
+            return GaussNewtonDiagonal(objective, theta, reduce, directions=directions, examples=examples)
+
+        self.exactly = partial(made, inf)
+        self.diagonal = made(inf if rtol is None else (_SPREAD / rtol) ** 2 / _FEWEST)
         self.samples = torch.zeros(0, 1 + len(blocks.names), dtype=torch.float64)
 
     @property
@@ -103,115 +119,53 @@ class _Drawn:
         return len(self.samples)
 
     def spend(self, count: int) -> None:
-        self.samples = torch.cat([self.samples, self.diagonal.samples(count, self.generator).cpu()])
-
-    def estimate(self) -> tuple[Tensor, Tensor]:
-        """Values and standard errors (1 + B,); 0 where nothing was left to samples."""
-        if not self.spent:
-            return self.samples.sum(0), self.samples.sum(0)
-        return self.samples.mean(0), _stderr(self.samples)
-
-
-class _Probed:
-    """tr R from products: by signs where they are few, by XTrace where they are more; its blocks by the same probes."""
-
-    def __init__(
-        self,
-        objective: Objective,
-        theta: Tensor,
-        bent: Tensor,
-        generator: torch.Generator | None,
-        blocks: Partition,
-    ) -> None:
-        self.objective, self.theta, self.bent = objective, theta, bent.to(theta)
-        self.generator, self.blocks = generator, blocks
-        self.xtrace: XTrace | None = None
-        self.exact: Tensor | None = None
-        self.samples = torch.zeros(0, 1 + len(blocks.names), dtype=torch.float64)  # of probes
-        self.spent = 0
-
-    def spend(self, count: int) -> None:
-        if not count:
+        """Takes so many samples of what is left, at most as many again; or the exact passes instead, if they are fewer."""
+        if self.diagonal.known.all():
             return
-        before, dim = len(self.xtrace.probes) if self.xtrace else 0, self.normals(0).shape[1]
-        if self.spent + count >= dim:  # all columns, so no error
-            columns = self.times(torch.eye(dim).to(self.normals(0)))
-            self.exact, count = _sums(columns.diagonal()[None], self.blocks)[0], dim
-        elif self.spent + count >= _XTRACE:
-            if self.xtrace is None:
-                self.xtrace, count = XTrace(self.times, self.normals), max(count, _XTRACE)
-            self.xtrace.spend(count)
-            self._take(self.xtrace.probes[before:], self.xtrace.images[before:])
+        if self.spent and self.diagonal.enumerable <= count * self.diagonal.each:
+            self.passes, self.diagonal = self.passes + self.diagonal.passes, self.exactly()
+            self.samples = self.samples[:0]
         else:
-            for start in range(0, count, _AT_ONCE):
-                v = signs(self.normals(min(_AT_ONCE, count - start)))
-                self._take(v, self.times(v))
-        self.spent += count
+            new = self.diagonal.samples(min(count, self.spent or count), self.generator)
+            self.samples = torch.cat([self.samples, new.cpu()])
 
-    @cached_property
-    def times(self) -> Products:
-        """v -> Rv of the parameters that have something to tell."""
-        products = HessianProducts(residual_objective(self.objective, self.theta), self.theta)
-        return lambda v: self.bent * products(self.bent * v)
-
-    def normals(self, count: int) -> Tensor:
-        return draw_normal(self.objective, count, self.generator)
-
-    def estimate(self) -> tuple[Tensor, Tensor]:
-        """Values and standard errors (1 + B,)."""
-        if self.exact is not None:
-            return self.exact, torch.zeros_like(self.exact)
-        if not self.spent:  # there is nothing to estimate
-            return self.samples.sum(0), self.samples.sum(0)
-        value, stderr = self.samples.mean(0), _stderr(self.samples)
-        if self.xtrace:
-            found, error = self.xtrace.trace()
-            value[0], stderr[0] = found.mean(), error
-        return value, stderr
-
-    def _take(self, v: Tensor, image: Tensor) -> None:
-        self.samples = torch.cat([self.samples, _sums(v * image, self.blocks)])
+    def estimate(self) -> Mean:
+        """Of the whole and the blocks, (1 + B,)."""
+        exact = self.diagonal.exact.cpu()
+        if not self.spent:
+            return Mean.known(exact)
+        mean = Mean.of(self.samples)
+        return mean._replace(value=exact + mean.value)
 
 
-def _stderr(samples: Tensor) -> Tensor:
-    """std/√n of samples (n, …), by √((n−1)/(n−3)) more, so that the error over it, which has Student's t, has variance 1."""
-    n = len(samples)
-    return samples.std(0) * ((n - 1) / (n - 3) / n) ** 0.5
-
-
-def _sums(rows: Tensor, blocks: Partition) -> Tensor:
-    """(K, P) -> (K, 1 + B) in double precision: the sum over all, and over each block."""
-    return torch.cat([rows.double().sum(1, keepdim=True).cpu(), blocks.sums(rows)], dim=1)
-
-
-def _needed(exact: Tensor, parts: tuple[_Drawn, _Probed], rtol: float, most: int) -> tuple[int, int] | None:
-    """Which part to add samples to, and how many; None where the error is within rtol or the samples are spent."""
-    values, errors = (
-        torch.stack(found)[:, 0] for found in zip(*(part.estimate() for part in parts), strict=True)
-    )
-    excess = float(errors.square().sum() / (rtol * (exact[0].cpu() + values.sum())).square())
+def _needed(
+    drawn: _Drawn, probed: ResidualProbes, rtol: float, most: int
+) -> tuple[_Drawn | ResidualProbes, int] | None:
+    """Which part to add samples to, and how many would do; None where the error is within rtol or the samples are spent."""
+    means = drawn.estimate(), probed.estimate()
+    excess = float(small_sample_stderr(*means)[0] / (rtol * (means[0].value + means[1].value)[0])) ** 2
     if not excess > 1:
         return None
-    for which in errors.argsort(descending=True).tolist():
-        spent = parts[which].spent
-        more = min(ceil(spent * (min(2.0, max(1.25, excess)) - 1)), most - spent)
-        if errors[which] > 0 and more > 1:
-            return which, more
+    for part, mean in sorted(
+        zip((drawn, probed), means, strict=True), key=lambda each: float(each[1].variance[0]), reverse=True
+    ):
+        more = min(max(2, ceil(part.spent * (max(1.25, excess) - 1))), most - part.spent)
+        if mean.variance[0] > 0 and more > 1:
+            return part, more
     return None
 
 
 def _record(
     blocks: Partition,
-    diagonal: GaussNewtonDiagonal,
     drawn: _Drawn,
-    probed: _Probed,
+    probed: ResidualProbes,
     *,
     rtol: float | None,
     about: Mapping[str, Any] | None,
 ) -> SplitTrace:
-    (left, left_error), (residual, residual_error) = drawn.estimate(), probed.estimate()
-    gauss_newton = diagonal.exact.cpu() + left
-    value, stderr = gauss_newton + residual, (left_error.square() + residual_error.square()).sqrt()
+    diagonal = drawn.diagonal
+    gauss_newton, residual = drawn.estimate(), probed.estimate()
+    value, stderr = gauss_newton.value + residual.value, small_sample_stderr(gauss_newton, residual)
     message = ""
     if not isfinite(value[0]):
         message = NOT_FINITE
@@ -223,7 +177,7 @@ def _record(
     return SplitTrace(
         value=float(value[0]),
         stderr=float(stderr[0]),
-        samples=float64_array(gauss_newton[0] + probed.samples[:, 0]),
+        samples=float64_array(gauss_newton.value[0] + probed.samples[:, 0]),
         method="split",
         matvecs=probed.spent,
         dim=len(diagonal.known),
@@ -231,13 +185,13 @@ def _record(
         sizes=float64_array(blocks.sizes),
         values=float64_array(value[1:]),
         stderrs=float64_array(stderr[1:]),
-        gauss_newton=float64_array(gauss_newton),
-        gauss_newton_stderr=float64_array(left_error),
-        residual=float64_array(residual),
-        residual_stderr=float64_array(residual_error),
+        gauss_newton=float64_array(gauss_newton.value),
+        gauss_newton_stderr=float64_array(small_sample_stderr(gauss_newton)),
+        residual=float64_array(residual.value),
+        residual_stderr=float64_array(small_sample_stderr(residual)),
         known=float(diagonal.known.double().mean()),
         affine=float(diagonal.affine.double().mean()),
-        passes=diagonal.passes,
+        passes=drawn.passes + diagonal.passes,
         converged=not message,
         message=message,
         about=dict(about or {}),

@@ -20,6 +20,7 @@ from .xnystrace import XNysTrace
 from .xtrace import XTrace
 
 TraceMethod = Literal["xtrace", "hutchinson", "hutch++", "xnystrace", "split"]
+_USUAL = 60  # products
 _GROWTH = 1.25  # times the products so far: the least that is added before the error is looked at again
 _BELIEVED = 30  # products below which error bars are too uncertain to stop on
 _ESTIMATORS: dict[str, type[Estimator]] = {
@@ -36,7 +37,7 @@ def hessian_trace(
     *,
     of: Of = "hessian",
     method: TraceMethod = "xtrace",
-    matvecs: int = 60,
+    matvecs: int | None = None,
     rtol: float | None = None,
     max_matvecs: int = 2000,
     generator: torch.Generator | None = None,
@@ -52,8 +53,8 @@ def hessian_trace(
     "hutch++" (Meyer et al. 2021): a basis, and independent samples on the rest (see estimators.HutchPlusPlus). The error bar is
         std/√n of n = matvecs/3 samples: the true error is 1 to 1.15 times it at 60 matvecs, up to twice that below 20.
     "hutchinson": samples vᵀHv over signs v, which are independent: the error bar is std/√matvecs.
-    "split": tr G + tr R, of networks: see split.split_trace, which also has the traces of layers. matvecs are those with R, at
-    least 4; what G takes, mostly less, is in the record. By far the cheapest at a minimum that fits its data.
+    "split": tr G + tr R, of networks: see split.split_trace, which also has the traces of layers. matvecs are those with R, 4 or
+    10 unless given; what G takes, mostly less, is in the record. By far the cheapest at a minimum that fits its data.
 
     "xnystrace" (Epperly, Tropp, Webber 2024), for positive semidefinite matrices only: one product a probe, where XTrace takes
         two (see xnystrace.XNysTrace). The true error was 0.84 to 1.2 times the error bar at 12 to 60 matvecs.
@@ -69,7 +70,7 @@ def hessian_trace(
 
     Args:
         of: the matrix: the Hessian, its Gauss–Newton or residual part, or the Fisher matrix.
-        matvecs: products to spend; with rtol, before the error is first looked at.
+        matvecs: products to spend, 60 unless given; with rtol, before the error is first looked at, 30 unless more are given.
         rtol: the standard error to reach, relative to the value.
         max_matvecs: where they do not suffice for rtol, ``converged`` is False and ``message`` says so.
         generator: of the probes; torch's default one if None.
@@ -83,8 +84,16 @@ def hessian_trace(
     if method == "split" and of == "hessian":
         from .split import split_trace  # which is made of these estimators
 
-        settings: dict[str, Any] = {"rtol": rtol, "max_matvecs": max_matvecs, "generator": generator}
-        return split_trace(objective, theta, matvecs=matvecs, about=about, **settings)
+        return split_trace(
+            objective,
+            theta,
+            matvecs=matvecs,
+            rtol=rtol,
+            max_matvecs=max_matvecs,
+            generator=generator,
+            about=about,
+        )
+    matvecs = (_USUAL if rtol is None else _BELIEVED) if matvecs is None else matvecs
     _check(of, method, matvecs)
     if rtol is not None and not 0 < rtol < 1:
         raise InputError(

@@ -30,7 +30,7 @@ from .objective import Objective, PlainWeightNorm, Term, double_backward
 
 Product = Callable[[Tensor], Tensor]  # vectors (K, P) -> (K, P)
 MEMORY = 4 * 2**30  # bytes that what is kept of all terms may take
-_WORTH = 30  # products: for fewer, the three that the reference is timed on are more than measuring may take
+_WORTH = 80  # products: for fewer, those by which the reference and another engine are timed are more than measuring may take
 _SOME, _FEW = 16, 4  # vectors at once
 _NEAR = 1.25  # times the fastest kind's seconds, one vector after another: slower kinds are not tried on several at once
 _KINDS = ("double-backward", "replay", "tangent", "rebuild", "differences")
@@ -77,7 +77,7 @@ class HessianProducts:
     others are made anew at every call. Attention runs on PyTorch's math kernel: the fused ones have no second derivative.
 
     Args:
-        engine: a name, or "auto" to measure. On less than a few dozen products measuring is not worth its time, and
+        engine: a name, or "auto" to measure. On less than 80 products measuring is not worth its time, and
             double backward is taken.
         count: how many products are to come, if more than in the first call; it decides what measuring is worth.
         memory: bytes.

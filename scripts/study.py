@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from landscape import InputError
 from landscape.intervals import mean_interval
+from landscape.plots.labels import number
 from landscape.records import atomic_file, file_name, load
 from landscape.results import Track
 from landscape.tasks import Task, cores, run_tasks, sole_use
@@ -76,3 +77,9 @@ def end(runs: Sequence[Track], value: str, *, log: bool = False) -> tuple[float,
     last = np.array([track.values[value][-1] for track in runs])
     mean, low, high = np.exp(mean_interval(np.log(last))) if log else mean_interval(last)
     return float(mean), f"{mean:.3g} ({low:.3g} to {high:.3g})"
+
+
+def interval(values: Any) -> str:
+    """The mean and its 95 % interval over seeds; the geometric mean if all are positive."""
+    mean, low, high = np.exp(mean_interval(np.log(values))) if min(values) > 0 else mean_interval(values)
+    return f"{number(mean)} ({number(low, 2)} to {number(high, 2)})"

@@ -81,6 +81,51 @@ def test_no_copies_in_many_steps(block):
     assert (basis @ basis.T - torch.eye(88, dtype=torch.float64)).abs().max() < 1e-10
 
 
+def adverse(name: str, n: int = 200) -> Tensor:
+    """Matrices whose Krylov spaces end or nearly end after a few steps, or whose products are mostly what is known."""
+    few = torch.tensor([7.0, 7.0, 5.0, 5.0, -3.0, 1.0] + [0.0] * (n - 6), dtype=torch.float64)
+    faint = few + 1e-9 * torch.linspace(-1, 1, n, dtype=torch.float64)
+    signs = torch.ones(n, dtype=torch.float64)
+    signs[::2] = -1
+    return {
+        "low rank": lambda: torch.diag(few),
+        "low rank, rotated": lambda: rotated(few, generator(5)),
+        "nearly of low rank": lambda: rotated(faint, generator(5)),
+        "one dominates": lambda: rotated(spectrum(1e12, 1e3, n=n), generator(5)),
+        "reflection": lambda: rotated(signs, generator(5)),
+        "zero": lambda: torch.zeros(n, n, dtype=torch.float64),
+    }[name]()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("block", [1, 2, 4])
+@pytest.mark.parametrize(
+    "name",
+    ["low rank", "low rank, rotated", "nearly of low rank", "one dominates", "reflection", "zero"],
+)
+def test_the_basis_is_orthonormal_to_rounding(name, block, dtype):
+    _, _, blocks = found(
+        adverse(name).to(dtype), 5, block=block, basis=100, tolerance=torch.nan, max_matvecs=96
+    )
+    basis = torch.cat(blocks)
+    assert len(basis) == 96
+    assert (basis @ basis.T - torch.eye(96, dtype=dtype)).abs().max() < 50 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("block", [1, 4])
+@pytest.mark.parametrize("which", ENDS)
+def test_images_are_products_after_many_restarts(which, block, dtype):
+    matrix = rotated(spectrum(5.0, 4.0), generator(4)).to(dtype)
+    _, ritz, blocks = found(
+        matrix, 3, which=which, block=block, basis=12, tolerance=torch.nan, max_matvecs=200
+    )
+    assert len(blocks) * block == 200
+    off = (ritz.images - ritz.vectors @ matrix).norm(dim=1)
+    assert off.max() < 100 * torch.finfo(dtype).eps * 5  # of the largest |λ|
+    torch.testing.assert_close(ritz.vectors @ ritz.vectors.T, torch.eye(3, dtype=dtype))
+
+
 @pytest.mark.parametrize("block", [1, 2, 3, 4])
 def test_repeated_eigenvalues_are_found_up_to_the_block(block):
     eigenvalues = spectrum(*[3.0] * block, 2.0)

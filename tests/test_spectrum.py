@@ -179,6 +179,43 @@ def test_products_are_counted(monkeypatch):
         assert pairs.matvecs == spent > 0
 
 
+def test_a_few_products_are_not_spent_on_choosing_an_engine():
+    # Products by the graph of the gradient, which takes one evaluation; measuring engines would take more.
+    evaluations = 0
+    a = rotated(torch.cat([torch.arange(10.0, 15), torch.zeros(145)]).double(), generator(1))
+
+    def loss(theta: Tensor) -> Tensor:
+        nonlocal evaluations
+        evaluations += 1
+        return 0.5 * theta @ a @ theta
+
+    pairs = top_eigenpairs(Objective([loss], 150), torch.zeros(150), 5, generator=generator())
+    np.testing.assert_allclose(pairs.values, [14, 13, 12, 11, 10], rtol=1e-9)
+    assert evaluations == 1
+    assert pairs.matvecs < 10  # rank 5: six steps find all, and nothing is spent to check them
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("which", ENDS)
+def test_values_and_residuals_are_those_of_products_of_the_vectors(which, dtype):
+    a = random(150).to(dtype)
+    for tolerance in (1e-2, 1e-6):
+        pairs = top_eigenpairs(
+            quadratic(a),
+            torch.zeros(150),
+            4,
+            which=which,
+            tolerance=tolerance,
+            generator=generator(),
+        )
+        images = pairs.vectors @ a.double().numpy()
+        rounding = 100 * torch.finfo(dtype).eps * float(torch.linalg.eigvalsh(a).abs().max())
+        np.testing.assert_allclose(pairs.values, (images * pairs.vectors).sum(axis=1), rtol=0, atol=rounding)
+        residuals = np.linalg.norm(images - pairs.values[:, None] * pairs.vectors, axis=1)
+        np.testing.assert_allclose(pairs.residuals, residuals, rtol=1e-3, atol=rounding)
+        assert pairs.converged
+
+
 @pytest.mark.parametrize("which", ENDS)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_layers_are_the_diagonal_blocks(name, which):
