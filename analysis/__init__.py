@@ -1,16 +1,28 @@
 """Measures of solutions: curvature and flatness, paths and barriers, embeddings, corridors."""
 
+from .alignment import align as align
 from .blocks import block_traces as block_traces
 from .certificate import flat_minimum_certificate as flat_minimum_certificate
+from .chains import NEB as NEB
+from .chains import AutoNEB as AutoNEB
+from .chains import StringMethod as StringMethod
 from .corridor import corridor as corridor
+from .curves import Bezier as Bezier
+from .curves import Polychain as Polychain
 from .density import spectral_density as spectral_density
 from .diagonal import hessian_diagonal as hessian_diagonal
 from .embedding import kernel_pca as kernel_pca
 from .flatness import flatness as flatness
+from .fourier import Fourier as Fourier
+from .fourier import PublishedFourier as PublishedFourier
+from .group_statistics import group_statistics as group_statistics
 from .invariant import fisher_rao as fisher_rao
 from .invariant import relative_flatness as relative_flatness
+from .known import network_of as network_of
+from .network import minima_network as minima_network
 from .noise import lpf as lpf
 from .noise import pac_bayes_sigma as pac_bayes_sigma
+from .passes import refine_pass as refine_pass
 from .paths import find_path as find_path
 from .paths import linear_path as linear_path
 from .scales import curvature_at_scales as curvature_at_scales

@@ -183,9 +183,11 @@ def barrier(
     out: str | None = None,
     dtype: Dtype = "float64",
     device: str = "cpu",
+    methods: list[str] = ["fourier"],  # noqa: B006 (read only)
+    minima: bool = True,
     settings: PathSettings = PathSettings(),  # noqa: B008 (frozen)
 ) -> None:
-    """Find the barrier between two saved solutions, on the straight line and on a Fourier path.
+    """Find the barrier between two saved solutions, on the straight line and on curved paths.
 
     Args:
         start: file of the first solution.
@@ -194,9 +196,11 @@ def barrier(
         out: directory for records and figure; by default paths/ beside the first solution.
         dtype: precision of parameters and data.
         device: where to compute, as PyTorch names it (cpu, cuda, cuda:1, mps).
-        settings: how the curved path is searched.
+        methods: of searching curved paths: fourier, fourier-published, bezier, polychain, neb, autoneb, string.
+        minima: refuse solutions that are not near a minimum.
+        settings: how curved paths are searched.
     """
-    from . import stages
+    from . import connecting
     from .plots import plot_paths, save_axes
     from .results import PathRecord
     from .tasks import Task
@@ -208,12 +212,12 @@ def barrier(
     tasks = [
         Task(
             folder / f"{name}.{method}.npz",
-            stages.connect,
+            connecting.connect,
             (a, b),
             {"batchnorm": policy, **options},
             under=place.under,
         )
-        for method, options in stages.path_methods(settings).items()
+        for method, options in connecting.path_methods(settings, methods, minima=minima).items()
     ]
     _run(tasks, place, title="Paths", jobs=1)
     paths = [PathRecord.load(task.output) for task in tasks]

@@ -17,7 +17,7 @@ class _Positive:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if value is None or isinstance(value, str):
+            if value is None or isinstance(value, (str, bool)):
                 continue
             if name in self.fewest:
                 if not value >= self.fewest[name]:
@@ -87,15 +87,17 @@ class PathSettings(_Positive):
     """How curved paths are searched.
 
     Args:
-        modes: sine modes of a Fourier path.
+        modes: sine modes of a Fourier path; other kinds ignore it.
         steps: the most gradients spent on a path; the search ends sooner where the barrier is gone or the top settled.
         negligible: what is left of a barrier that counts as gone, as a share of the straight line's.
+        hold_norm: hold the norm of paths between those of their ends, since cross-entropy falls when weights grow.
         engine: how losses along paths are evaluated, as in scans.
     """
 
     modes: int = 10
     steps: int = 1000
     negligible: float = 1e-5
+    hold_norm: bool = False
     engine: str = "loop"
 
     def __post_init__(self) -> None:

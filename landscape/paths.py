@@ -6,88 +6,59 @@ A record keeps a path as its kind and a few rows of numbers, points (M, P) and c
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .combinations import Combination, Path, like
 from .errors import InputError
-from .families import Family
-
-
-class Path(ABC):
-    """γ: [0, 1] → R^P. Scalar t gives one point (P,), t (N,) gives N points (N, P), in the path's dtype and device."""
-
-    kind: ClassVar[str]
-
-    @abstractmethod
-    def __call__(self, t: Any) -> Tensor:
-        """γ(t): exactly the ends at t = 0 and t = 1."""
-
-    @abstractmethod
-    def derivative(self, t: Any) -> Tensor:
-        """γ′(t), shaped like γ(t)."""
-
-    @abstractmethod
-    def speed(self, t: Any) -> Tensor:
-        """‖γ′(t)‖, shaped like t; made without a vector of length P for every t."""
-
-    @property
-    @abstractmethod
-    def length(self) -> float:
-        """∫₀¹ ‖γ′(t)‖ dt."""
-
-    @abstractmethod
-    def family(self, t: Tensor) -> Family:
-        """The points γ(t), t (N,), to rounding, as an affine family, which engines evaluate; exactly the ends at t = 0 and 1."""
-
-    @abstractmethod
-    def stored(self) -> tuple[np.ndarray, np.ndarray]:
-        """points (M, P) and coefficients (n, P), of which ``restore`` makes the path again."""
+from .held import Held
 
 
 @dataclass(frozen=True, eq=False)
-class Segment(Path):
+class Segment(Combination):
     """The straight line γ(t) = (1 − t) a + t b. a, b (P,)."""
 
     a: Tensor
     b: Tensor
 
-    kind: ClassVar[str] = "segment"
-
     def __post_init__(self) -> None:
         _check_ends(self.a, self.b)
 
-    def __call__(self, t: Any) -> Tensor:
-        # lerp is exact at both ends, and constant where a = b.
-        return torch.lerp(self.a, self.b, _like(self.a, t)[..., None])
+    @property
+    def kind(self) -> str:
+        return "segment"
 
-    def derivative(self, t: Any) -> Tensor:
-        return (self.b - self.a).expand(*_like(self.a, t).shape, -1)
+    @property
+    def rows(self) -> Tensor:
+        return torch.stack([self.a, self.b])
 
-    def speed(self, t: Any) -> Tensor:
-        return (self.b - self.a).norm().expand(_like(self.a, t).shape)
+    @property
+    def differences(self) -> Tensor:
+        return (self.b - self.a)[None]
+
+    def weights(self, t: Any) -> Tensor:
+        t = like(self.a, t)
+        return torch.stack([1 - t, t], dim=-1)
+
+    def slopes(self, t: Any) -> Tensor:
+        return torch.ones_like(like(self.a, t))[..., None]
 
     @property
     def length(self) -> float:
         return float((self.b - self.a).norm())
 
-    def family(self, t: Tensor) -> Family:
-        # Not a and b − a: a + (b − a) is not exactly b.
-        t = _like(self.a, t)
-        ends = torch.stack([self.a, self.b])
-        return Family(torch.zeros_like(self.a), ends, torch.stack([1 - t, t], dim=1))
-
     def stored(self) -> tuple[np.ndarray, np.ndarray]:
-        return _numpy(torch.stack([self.a, self.b])), _numpy(self.a.new_zeros(0, len(self.a)))
+        return _numpy(self.rows), _numpy(self.rows[:0])
 
 
 @dataclass(frozen=True, eq=False)
-class FourierPath(Path):
+class FourierPath(Combination):
     """A bent line γ(t) = (1 − t) a + t b + Σ_n b_n sin(nπt), n = 1, 2, …
 
     Yu and Morozov (arXiv 2602.21276). a, b (P,); coefficients (n, P) are the b_n. Every choice of them leaves the ends where
@@ -98,8 +69,6 @@ class FourierPath(Path):
     b: Tensor
     coefficients: Tensor
 
-    kind: ClassVar[str] = "fourier"
-
     def __post_init__(self) -> None:
         _check_ends(self.a, self.b)
         if self.coefficients.ndim != 2 or self.coefficients.shape[1] != len(self.a):
@@ -109,31 +78,38 @@ class FourierPath(Path):
             )
 
     @property
+    def kind(self) -> str:
+        return "fourier"
+
+    @property
     def modes(self) -> Tensor:
         """n = 1, 2, …, as many as there are coefficients."""
         return torch.arange(1, len(self.coefficients) + 1, dtype=self.a.dtype, device=self.a.device)
 
+    @property
+    def rows(self) -> Tensor:
+        return torch.cat([torch.stack([self.a, self.b]), self.coefficients])
+
+    @property
+    def differences(self) -> Tensor:
+        return torch.cat([(self.b - self.a)[None], self.coefficients])
+
     def basis(self, t: Any) -> Tensor:
         """sin(nπt), (n,) or (N, n): how far γ(t) moves with each coefficient; exactly 0 at the ends."""
-        t = _like(self.a, t)[..., None]
+        t = like(self.a, t)[..., None]
         n = self.modes
         mirrored = torch.where(
             n % 2 == 1, 1.0, -1.0
         )  # sin(nπt) = ±sin(nπ(1−t)), but sin(nπ) is not 0 in floating point
         return torch.where(t > 0.5, mirrored, 1.0) * torch.sin(n * torch.pi * torch.minimum(t, 1 - t))
 
-    def __call__(self, t: Any) -> Tensor:
-        return torch.lerp(self.a, self.b, _like(self.a, t)[..., None]) + self.basis(t) @ self.coefficients
+    def weights(self, t: Any) -> Tensor:
+        t = like(self.a, t)
+        return torch.cat([torch.stack([1 - t, t], dim=-1), self.basis(t)], dim=-1)
 
-    def derivative(self, t: Any) -> Tensor:
-        return (self.b - self.a) + self._waves(t) @ self.coefficients
-
-    def speed(self, t: Any) -> Tensor:
-        # ‖γ′‖² is a quadratic form in (1, nπ cos nπt): its matrix, of the inner products, is small.
-        rows = torch.cat([(self.b - self.a)[None], self.coefficients])
-        waves = self._waves(t)
-        factors = torch.cat([torch.ones_like(waves[..., :1]), waves], dim=-1)
-        return ((factors @ (rows @ rows.T)) * factors).sum(dim=-1).clamp(min=0).sqrt()
+    def slopes(self, t: Any) -> Tensor:
+        t, n = like(self.a, t)[..., None], self.modes
+        return torch.cat([torch.ones_like(t), n * torch.pi * torch.cos(n * torch.pi * t)], dim=-1)
 
     @property
     def length(self) -> float:
@@ -142,34 +118,109 @@ class FourierPath(Path):
         t = torch.linspace(0, 1, intervals + 1, dtype=self.a.dtype, device=self.a.device)
         return float(torch.trapezoid(self.speed(t), t))
 
-    def family(self, t: Tensor) -> Family:
-        t = _like(self.a, t)
-        directions = torch.cat([torch.stack([self.a, self.b]), self.coefficients])
-        coordinates = torch.cat([torch.stack([1 - t, t], dim=1), self.basis(t)], dim=1)
-        return Family(torch.zeros_like(self.a), directions, coordinates)
-
     def stored(self) -> tuple[np.ndarray, np.ndarray]:
         return _numpy(torch.stack([self.a, self.b])), _numpy(self.coefficients)
 
-    def _waves(self, t: Any) -> Tensor:
-        n = self.modes
-        return n * torch.pi * torch.cos(n * torch.pi * _like(self.a, t)[..., None])
+
+@dataclass(frozen=True, eq=False)
+class BezierPath(Combination):
+    """The Bézier curve γ(t) = Σ_i C(d, i) tⁱ (1 − t)^(d−i) p_i of degree d = M − 1: points (M, P), the ends and bends between."""
+
+    points: Tensor
+
+    def __post_init__(self) -> None:
+        _check_points(self.points)
+
+    @property
+    def kind(self) -> str:
+        return "bezier"
+
+    @property
+    def rows(self) -> Tensor:
+        return self.points
+
+    @property
+    def differences(self) -> Tensor:
+        return self.points.diff(dim=0)
+
+    def weights(self, t: Any) -> Tensor:
+        return _bernstein(like(self.points, t), len(self.points) - 1)
+
+    def slopes(self, t: Any) -> Tensor:
+        degree = len(self.points) - 1
+        return degree * _bernstein(like(self.points, t), degree - 1)
+
+    def stored(self) -> tuple[np.ndarray, np.ndarray]:
+        return _numpy(self.points), _numpy(self.points[:0])
 
 
-def restore(path_kind: str, points: np.ndarray, coefficients: np.ndarray) -> Path:
+@dataclass(frozen=True, eq=False)
+class Polyline(Combination):
+    """Straight pieces between points (M, P), each of which takes t the same time."""
+
+    points: Tensor
+
+    def __post_init__(self) -> None:
+        _check_points(self.points)
+
+    @property
+    def kind(self) -> str:
+        return "polyline"
+
+    @property
+    def rows(self) -> Tensor:
+        return self.points
+
+    @property
+    def differences(self) -> Tensor:
+        return self.points.diff(dim=0)
+
+    def weights(self, t: Any) -> Tensor:
+        t = like(self.points, t)[..., None] * (len(self.points) - 1)
+        return (1 - (t - _count(self.points)).abs()).clamp(min=0)
+
+    def slopes(self, t: Any) -> Tensor:
+        pieces = len(self.points) - 1
+        piece = (like(self.points, t) * pieces).long().clamp(max=pieces - 1)
+        return pieces * torch.nn.functional.one_hot(piece, pieces).to(self.points)
+
+    @property
+    def length(self) -> float:
+        return float(self.differences.norm(dim=1).sum())
+
+    def stored(self) -> tuple[np.ndarray, np.ndarray]:
+        return _numpy(self.points), _numpy(self.points[:0])
+
+
+def restore(kind: str, points: np.ndarray, coefficients: np.ndarray) -> Path:
     """The path that a record keeps as a kind, points (M, P) and coefficients (n, P)."""
-    if path_kind not in _RESTORED:
-        raise InputError(f"there is no path of kind {path_kind!r}; known are {', '.join(_RESTORED)}.")
-    return _RESTORED[path_kind](torch.from_numpy(points), torch.from_numpy(coefficients))
+    plain = kind.removeprefix("held ")
+    if plain not in _RESTORED:
+        raise InputError(f"there is no path of kind {kind!r}; known are {', '.join(_RESTORED)}.")
+    path = _RESTORED[plain](torch.from_numpy(points), torch.from_numpy(coefficients))
+    return path if plain == kind else Held(path)
 
 
-_RESTORED: dict[str, Callable[[Tensor, Tensor], Path]] = {
-    Segment.kind: lambda points, _: Segment(points[0], points[1]),
-    FourierPath.kind: lambda points, coefficients: FourierPath(points[0], points[1], coefficients),
+_RESTORED: dict[str, Callable[[Tensor, Tensor], Combination]] = {
+    "segment": lambda points, _: Segment(points[0], points[1]),
+    "fourier": lambda points, coefficients: FourierPath(points[0], points[1], coefficients),
+    "bezier": lambda points, _: BezierPath(points),
+    "polyline": lambda points, _: Polyline(points),
 }
 
 # The speed of a path with n modes has waves up to about n; where it comes close to 0 it has a kink in all but name.
 _INTERVALS_A_MODE = 128
+
+
+def _bernstein(t: Tensor, degree: int) -> Tensor:
+    """(…, degree + 1)."""
+    i = torch.arange(degree + 1, dtype=t.dtype, device=t.device)
+    binomial = torch.tensor([math.comb(degree, k) for k in range(degree + 1)], dtype=t.dtype, device=t.device)
+    return binomial * t[..., None] ** i * (1 - t[..., None]) ** (degree - i)
+
+
+def _count(points: Tensor) -> Tensor:
+    return torch.arange(len(points), dtype=points.dtype, device=points.device)
 
 
 def _check_ends(a: Tensor, b: Tensor) -> None:
@@ -179,8 +230,11 @@ def _check_ends(a: Tensor, b: Tensor) -> None:
         )
 
 
-def _like(a: Tensor, t: Any) -> Tensor:
-    return torch.as_tensor(t, device=a.device, dtype=a.dtype)
+def _check_points(points: Tensor) -> None:
+    if points.ndim != 2 or len(points) < 2:
+        raise InputError(
+            f"points must be at least two vectors (M, P), the ends among them, got {tuple(points.shape)}."
+        )
 
 
 def _numpy(rows: Tensor) -> np.ndarray:

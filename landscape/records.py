@@ -22,6 +22,8 @@ import numpy as np
 from .errors import InputError
 
 FORMAT = "torch-landscape"
+Array = np.ndarray
+NAN = float("nan")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,8 @@ import torch
 from analysis import (
     block_traces,
     corridor,
-    find_path,
     flatness,
     kernel_pca,
-    linear_path,
     spectral_density,
     split_trace,
 )
@@ -23,8 +21,7 @@ from optimizers import Recipe, fit
 
 from .directions import random_direction
 from .errors import InputError
-from .measures import PathSettings
-from .networks import BatchNormPolicy
+from .networks import BatchNormPolicy, LossFn
 from .objective import Objective
 from .probes import Line, Plane, scan
 from .problems import Problem, load_problem
@@ -73,12 +70,21 @@ class Workplace:
     def torch_dtype(self) -> torch.dtype:
         return getattr(torch, self.dtype)
 
-    def objective(self, solution: Solution | None = None, batchnorm: BatchNormPolicy = "eval") -> Objective:
+    def objective(
+        self,
+        solution: Solution | None = None,
+        batchnorm: BatchNormPolicy = "eval",
+        measure: LossFn | None = None,
+    ) -> Objective:
         problem = self.load()
         if solution is not None:
             problem.check(solution)
         return problem.objective(
-            solution=solution, batchnorm=batchnorm, dtype=self.torch_dtype, device=self.device
+            solution=solution,
+            measure=measure,
+            batchnorm=batchnorm,
+            dtype=self.torch_dtype,
+            device=self.device,
         )
 
     @property
@@ -207,42 +213,6 @@ def scan_plane(
 
 
 _WHOLE = 6  # times the samples where G is not told apart, whose trace a split would know exactly
-_RUNNING = ("running_mean", "running_var", "num_batches_tracked")
-
-
-def connect(
-    place: Workplace,
-    a: Solution,
-    b: Solution,
-    *,
-    generator: torch.Generator,
-    method: str,
-    batchnorm: BatchNormPolicy,
-    engine: str,
-    **settings: Any,
-) -> PathRecord:
-    place.load().check(b)
-    theirs = {name for name, b1 in a.buffers.items() if not np.array_equal(b1, b.buffers.get(name, np.nan))}
-    if batchnorm == "batch":
-        theirs = {name for name in theirs if name.rpartition(".")[2] not in _RUNNING}
-    if theirs:
-        raise InputError(
-            f"{a.label} and {b.label} differ in the constant {min(theirs)!r}, and what it should be on a path between them is "
-            "not defined; only running statistics of normalization layers are recomputed there."
-        )
-    objective = place.objective(a, batchnorm)
-    ends = {"start": a.label, "end": b.label, "engine": engine, "about": place.about(objective)}
-    if method == "linear":
-        return linear_path(objective, a.theta, b.theta, **ends)
-    return find_path(objective, a.theta, b.theta, method=method, generator=generator, **ends, **settings)
-
-
-def path_methods(settings: PathSettings) -> dict[str, dict[str, Any]]:
-    """The settings of ``connect`` for each method of path that a pair is connected by."""
-    return {
-        "linear": {"method": "linear", "engine": settings.engine},
-        "fourier": {"method": "fourier", **asdict(settings)},
-    }
 
 
 def embed(place: Workplace, *solutions: Path, generator: torch.Generator) -> Embedding:

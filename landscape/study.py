@@ -17,7 +17,7 @@ from typing import Any
 
 from optimizers import Recipe, parse_recipe
 
-from . import stages
+from . import connecting, stages
 from .comparison import SETTINGS, Comparison, load_comparison
 from .errors import InputError
 from .measures import FlatnessSettings, PathSettings, ScanSettings
@@ -171,9 +171,9 @@ class Plan:
         policy = "batch" if self.place.has_batchnorm else "eval"
         tasks = []
         for a, b in self._pairs():
-            for method, settings in stages.path_methods(self.measures.paths).items():
+            for method, settings in connecting.path_methods(self.measures.paths).items():
                 path = self._path("paths", f"{a.output.stem}--{b.output.stem}.{method}")
-                tasks.append(Task(path, stages.connect, (a, b), {"batchnorm": policy, **settings}))
+                tasks.append(Task(path, connecting.connect, (a, b), {"batchnorm": policy, **settings}))
         return tasks
 
     def _pairs(self) -> list[tuple[Task, Task]]:

@@ -57,7 +57,8 @@ def main(
     runs = [solution_task(place, name, seed, out / "solutions" / f"{name}-{seed}.npz") for name, seed in each]
     found = {"solutions": runs}
     for kind, (work, settings) in MEASURED.items():
-        found[kind] = [Task(out / kind / run.output.name, work, (run,), settings) for run in runs]
+        some = runs if kind == "flatness" else runs[::seeds]  # of the others one is drawn
+        found[kind] = [Task(out / kind / run.output.name, work, (run,), settings) for run in some]
     with sole_use(out):
         for kind, tasks in found.items():
             run_tasks(tasks, place, title=f"{problem}, {kind}", jobs=cores())
@@ -69,7 +70,7 @@ def main(
     save(figure, out / "flatness.png")
     for kind, plot, file in (("layers", plot_layers, "layers"), ("density", plot_density, "spectra")):
         figure, axes = grid(len(names), 3)
-        for ax, name, record in zip(axes, names, records[kind][::seeds], strict=False):
+        for ax, name, record in zip(axes, names, records[kind], strict=False):
             plot(record, ax).set_title(f"{name}, seed 0")
         if kind == "layers":
             figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)

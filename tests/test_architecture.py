@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ROOF = {"study", "stages", "commands", "cli"}  # the modules of landscape that may import its siblings
+ROOF = {
+    "study",
+    "stages",
+    "connecting",
+    "commands",
+    "cli",
+}  # the modules of landscape that may import its siblings
 SIBLINGS = {"optimizers", "analysis"}
 PACKAGES = SIBLINGS | {"landscape"}
 

@@ -81,7 +81,11 @@ def test_train_flatness_barrier_embed_and_scan(trained, capsys):
     assert code == 0
     assert all(label in out for label in ("sgd/0", "adamw/1"))
     assert load(trained / "flatness" / "sgd-0.npz").label == "sgd/0"
-    code, out, _ = run("barrier", files[0], files[2], "--settings.steps", "20", capsys=capsys)
+    code, _, err = run("barrier", files[0], files[2], "--settings.steps", "20", capsys=capsys)
+    assert code == 2  # they were trained for a few steps
+    assert "must be near a minimum" in err
+    ways = ("--settings.steps", "20", "--minima", "false")
+    code, out, _ = run("barrier", files[0], files[2], *ways, capsys=capsys)
     assert code == 0
     path = load(trained / "paths" / "adamw-0--sgd-0.fourier.npz")
     assert f"height {path.height:.6g}" in out

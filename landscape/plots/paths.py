@@ -17,6 +17,12 @@ DECADES = 1e6  # between the highest barrier and the lowest colour
 METHODS: dict[str, tuple[str, str, Any]] = {
     "linear": ("straight line", "#A0A0A0", "--"),
     "fourier": ("Fourier path", INK, "-"),
+    "fourier-published": ("Fourier path as published", INK, ":"),
+    "bezier": ("Bézier curve", MUTED, "-"),
+    "polychain": ("polygonal chain", MUTED, "-."),
+    "neb": ("nudged elastic band", "#A0A0A0", "-"),
+    "autoneb": ("growing elastic band", "#A0A0A0", "-."),
+    "string": ("string", "#A0A0A0", ":"),
 }
 
 

@@ -1,0 +1,30 @@
+"""Every result the toolkit makes, as records: solutions, and what was measured of them."""
+
+from ..records import NAN as NAN
+from ..records import Array as Array
+from .curvature import BlockTraces as BlockTraces
+from .curvature import CurvatureScales as CurvatureScales
+from .curvature import Diagonal as Diagonal
+from .curvature import Eigenpairs as Eigenpairs
+from .curvature import Frobenius as Frobenius
+from .curvature import SplitTrace as SplitTrace
+from .curvature import Trace as Trace
+from .density import SpectralDensity as SpectralDensity
+from .flatness import Certificate as Certificate
+from .flatness import Flatness as Flatness
+from .flatness import NoiseFlatness as NoiseFlatness
+from .flatness import PacBayes as PacBayes
+from .flatness import RelativeFlatness as RelativeFlatness
+from .flatness import Sharpness as Sharpness
+from .paths import Merge as Merge
+from .paths import MinimaNetwork as MinimaNetwork
+from .paths import Pass as Pass
+from .paths import PathRecord as PathRecord
+from .solutions import Alignment as Alignment
+from .solutions import Solution as Solution
+from .solutions import Track as Track
+from .studies import Corridor as Corridor
+from .studies import Embedding as Embedding
+from .studies import Profile as Profile
+from .studies import Summary as Summary
+from .studies import Surface as Surface
