@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,13 @@ def tracks(
         run_tasks(tasks, context, title=title, jobs=jobs or cores())
     found = [load(task.output) for task in tasks]
     return [track for track in found if isinstance(track, Track)]
+
+
+def drawn_pairs(groups: Sequence[Sequence[Any]], count: int) -> list[tuple[Any, Any]]:
+    """At most so many pairs within each group and across each two, drawn at random once."""
+    draw, every = np.random.default_rng(0), [list(combinations(group, 2)) for group in groups]
+    every += [list(product(one, other)) for one, other in combinations(groups, 2)]
+    return [some[k] for some in every for k in sorted(draw.permutation(len(some))[:count])]
 
 
 def save(figure: Figure, path: Path, *, dpi: int = 80) -> None:

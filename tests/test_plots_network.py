@@ -164,3 +164,22 @@ def test_axes_that_are_given_are_drawn_in_and_carry_no_legend() -> None:
     assert plots.plot_disconnectivity(grouped(), mine, linewidth=3.0) is mine
     assert mine.get_legend() is None
     assert {line.get_linewidth() for line in mine.lines if line.get_alpha() != 0} == {3.0}
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_the_histogram_counts_every_pair_once_under_its_two_groups(positive: bool) -> None:
+    network = grouped(8)
+    network = network if positive else replace(network, heights=network.heights - 1, loss=network.loss - 1)
+    ax = plots.plot_height_histogram(network)
+    drawn = {patch.get_label(): patch.get_path().vertices[:, 1].max() for patch in ax.patches}  # pyright: ignore
+    assert set(drawn) == {"sgd – sgd", "lbfgs – lbfgs", "sgd – lbfgs"}
+    assert ax.get_xscale() == ("log" if positive else "linear")
+    edges = np.histogram_bin_edges(
+        (np.log10 if positive else np.asarray)(network.heights[np.triu_indices(8, 1)]), bins=40
+    )
+    groups = np.array(network.groups)
+    across = groups[:, None] != groups
+    values = network.heights[np.triu(across, 1)]
+    counts = np.histogram(np.log10(values) if positive else values, edges)[0]
+    assert drawn["sgd – lbfgs"] == counts.max()
+    assert counts.sum() == 16

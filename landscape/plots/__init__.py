@@ -14,6 +14,7 @@ from .flatness import plot_flatness as plot_flatness
 from .flatness import plot_spectrum as plot_spectrum
 from .interactive import interactive_figures as interactive_figures
 from .network import plot_disconnectivity as plot_disconnectivity
+from .network import plot_height_histogram as plot_height_histogram
 from .network import plot_heights as plot_heights
 from .paths import plot_barriers as plot_barriers
 from .paths import plot_path as plot_path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from .style import (
 )
 
 STEM = 0.05  # of the axes: how far what is joined to nothing more goes on
+BINS = 40
 LEAF = 7  # size of a leaf's label
 LETTER = 0.65  # about how wide a letter is for its size
 Point = tuple[float, float]
@@ -119,6 +121,32 @@ def plot_heights(
     dress(ax, title="above the diagonal: the path found; below: the lowest chain of paths", grid="none")
     ax.tick_params(length=0, labelsize=LEAF)
     return ax
+
+
+def plot_height_histogram(network: MinimaNetwork, ax: Axes | None = None, **style: Any) -> Axes:
+    """Axes with how many pairs within each group, and across each two, are joined by a path of which height.
+
+    Heights are of the paths found, on a logarithmic axis where all are positive. ``style`` goes to ``Axes.hist``.
+    """
+    own = ax is None
+    ax = ax or new_axes()
+    first, second = np.triu(np.isfinite(network.heights), 1).nonzero()
+    heights, groups = network.heights[first, second], np.array(network.groups)
+    logarithmic = bool(len(heights)) and bool((heights > 0).all())
+    edges = np.histogram_bin_edges(np.log10(heights) if logarithmic else heights, bins=BINS)
+    bins = 10**edges if logarithmic else edges
+    names = dict.fromkeys(network.groups)
+    colors = optimizer_colors(tuple(names))
+    for a, b in [*((name, name) for name in names), *combinations(names, 2)]:
+        mine = ((groups[first] == a) & (groups[second] == b)) | ((groups[first] == b) & (groups[second] == a))
+        look = {"histtype": "step", "linewidth": 1.4, "color": colors[a] if a == b else INK} | style
+        if mine.any():
+            ax.hist(heights[mine], bins.tolist(), label=plain(f"{a} – {b}"), **look)
+    if logarithmic:
+        ax.set_xscale("log")
+    if own:
+        legend(ax)
+    return dress(ax, xlabel="height of the path", ylabel="pairs")
 
 
 def _places(network: MinimaNetwork) -> list[Point]:
