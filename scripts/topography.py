@@ -12,6 +12,7 @@ Args:
     out: the folder of records, which resume, and pictures.
 """
 
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def main(
             run_tasks(tasks, place, title=way, jobs=cores())
             found[way] = network_of(load(task.output) for task in tasks)  # pyright: ignore[reportArgumentType]
     figure = Figure(figsize=(9, 1.8 * len(found)), layout="constrained")
-    for ax, way in zip(figure.subplots(len(found), squeeze=False)[:, 0], found, strict=True):
+    for ax, way in zip(figure.subplots(len(found), squeeze=False, sharex=True)[:, 0], found, strict=True):
         print_rows(way, found[way])
         plot_height_histogram(found[way], ax).set_title(way)
         ax.legend(fontsize=7)
@@ -76,7 +77,8 @@ def joined(
     if way.startswith("aligned"):
         b = align(place.load(), a, b, generator=generator).aligned(b)
     if way.endswith("straight"):
-        return linear_path(objective, a.theta, b.theta, **ends)
+        line = linear_path(objective, a.theta, b.theta, **ends)
+        return replace(line, method="straight")  # as a network takes it for a path like others
     how: Any = {"steps": steps, "hold_norm": way.endswith("held"), **ends}
     how |= {"method": "fourier-published", "steps": None} if way == "published" else {}
     return find_path(objective, a.theta, b.theta, minima=False, generator=generator, **how)
