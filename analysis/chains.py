@@ -15,7 +15,7 @@ from landscape import InputError
 from landscape.paths import Polyline
 
 from .curves import intervals_of
-from .heights import Sampled, Survey
+from .heights import Sampled, Survey, across
 from .relaxing import Force, bent, relax
 
 # Springs, in units of (pieces)·(range of the loss along the line)/‖b − a‖². Ten times it holds images on networks up.
@@ -25,7 +25,24 @@ _CLIMB = 0.5
 
 
 @dataclass(frozen=True)
-class NEB:
+class _Chain:
+    """So many images between the ends."""
+
+    images: int = 15
+
+    usual_steps: ClassVar[int] = 3000
+
+    def __post_init__(self) -> None:
+        _check_images(self.images)
+
+    @property
+    def intervals(self) -> int:
+        """In which such a path has to be sampled, at least."""
+        return intervals_of(self.images + 1)
+
+
+@dataclass(frozen=True)
+class NEB(_Chain):
     """A nudged elastic band: images pushed across the path by the loss, and along it by springs; the highest climbs.
 
     Force on image i, with τ the tangent towards the higher neighbour (Henkelman and Jónsson, J. Chem. Phys. 113 (2000) 9978,
@@ -44,19 +61,9 @@ class NEB:
         climbing: let the highest climb.
     """
 
-    images: int = 15
     climbing: bool = True
 
     name: ClassVar[str] = "neb"
-    usual_steps: ClassVar[int] = 3000
-
-    def __post_init__(self) -> None:
-        _check_images(self.images)
-
-    @property
-    def intervals(self) -> int:
-        """In which such a path has to be sampled, at least."""
-        return intervals_of(self.images + 1)
 
     def search(
         self, survey: Survey, a: Tensor, b: Tensor, *, steps: int, generator: torch.Generator | None
@@ -127,7 +134,7 @@ class AutoNEB:
 
 
 @dataclass(frozen=True)
-class StringMethod:
+class StringMethod(_Chain):
     """A string: images pushed across the path by the loss, then set evenly along it again.
 
     E, Ren and Vanden-Eijnden (Phys. Rev. B 66 (2002) 052301), with the tangents of NEB, its steps and its start. In their
@@ -143,17 +150,7 @@ class StringMethod:
         images: between the ends.
     """
 
-    images: int = 15
-
     name: ClassVar[str] = "string"
-    usual_steps: ClassVar[int] = 3000
-
-    def __post_init__(self) -> None:
-        _check_images(self.images)
-
-    @property
-    def intervals(self) -> int:
-        return intervals_of(self.images + 1)
 
     def search(
         self, survey: Survey, a: Tensor, b: Tensor, *, steps: int, generator: torch.Generator | None
@@ -162,11 +159,10 @@ class StringMethod:
         images = bent(a, b, self.images, generator)
         line = survey.sample(Polyline(images))
 
-        def across(images: Tensor, loss: Tensor, gradient: Tensor, done: float) -> Tensor:
-            tangent = upwind(images, loss, held=survey.held)
-            return _along(gradient, tangent) * tangent - gradient
+        def force(images: Tensor, loss: Tensor, gradient: Tensor, done: float) -> Tensor:
+            return -across(gradient, upwind(images, loss, held=survey.held))
 
-        return relax(survey, images, line, across, steps=steps, place=evenly)
+        return relax(survey, images, line, force, steps=steps, place=evenly)
 
 
 def upwind(images: Tensor, loss: Tensor, *, held: bool = False) -> Tensor:
@@ -184,8 +180,7 @@ def upwind(images: Tensor, loss: Tensor, *, held: bool = False) -> Tensor:
     pieces = images.diff(dim=0)
     tangent = forward[:, None] * pieces[1:] + backward[:, None] * pieces[:-1]
     if held:
-        radius = _unit(images[1:-1])
-        tangent = tangent - _along(tangent, radius) * radius
+        tangent = across(tangent, images[1:-1])
     return _unit(tangent)
 
 

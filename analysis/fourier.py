@@ -27,13 +27,29 @@ _SHARPNESS = 20.0
 # The share of draws that ignores the loss, so that what is low now may not rise unseen.
 _EXPLORE = 0.1
 # Steps between two samplings of the whole path.
-_CHECK = 50
+CHECK = 50
 # Its multiples modulo 1 cover [0, 1] more evenly than random numbers do, however many are taken.
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 @dataclass(frozen=True)
-class Fourier:
+class _Sines:
+    """So many b_n."""
+
+    modes: int = 10
+
+    def __post_init__(self) -> None:
+        if self.modes < 1:
+            raise InputError(f"modes must be at least 1, got {self.modes}.")
+
+    @property
+    def intervals(self) -> int:
+        """In which such a path has to be sampled, at least."""
+        return _SAMPLES_A_MODE * self.modes
+
+
+@dataclass(frozen=True)
+class Fourier(_Sines):
     """The highest point of the path is made as low as can be, one gradient a step.
 
     Points are drawn by arc length and exp(β (L − max L)/range L), with L as last sampled along the path and β growing from 0 to
@@ -44,18 +60,8 @@ class Fourier:
         modes: how many b_n.
     """
 
-    modes: int = 10
-
     name: ClassVar[str] = "fourier"
     usual_steps: ClassVar[int] = 1000
-
-    def __post_init__(self) -> None:
-        _at_least_one(modes=self.modes)
-
-    @property
-    def intervals(self) -> int:
-        """In which such a path has to be sampled, at least."""
-        return _SAMPLES_A_MODE * self.modes
 
     def search(
         self, survey: Survey, a: Tensor, b: Tensor, *, steps: int, generator: torch.Generator | None
@@ -68,14 +74,14 @@ class Fourier:
         waves = _KICK * scale * kick  # n b_n, which for every n bends the path as steeply
         adam = torch.optim.Adam([waves], lr=_STEP * scale)
         decay = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
-        for check in range(0, steps, _CHECK):
+        for check in range(0, steps, CHECK):
             found = survey.sample(FourierPath(a, b, waves / n))
             if not math.isfinite(found.height):
                 return
             if check > 0:  # the first is the line, hardly bent: where that is a ridge, its top seems settled
                 yield found
             share = _shares(found, _SHARPNESS * check / steps)
-            for _ in range(check, min(check + _CHECK, steps)):
+            for _ in range(check, min(check + CHECK, steps)):
                 path = FourierPath(a, b, waves / n)
                 draw = (draw + _GOLDEN) % 1
                 t = float(np.interp(draw, share, found.t))
@@ -86,7 +92,7 @@ class Fourier:
 
 
 @dataclass(frozen=True)
-class PublishedFourier:
+class PublishedFourier(_Sines):
     """FourierPathFinder as published (Yu and Morozov, arXiv 2602.21276), and with what its figures need besides.
 
     Minimise Σ_m L(γ(t_m))^p + λ Σ_m ‖γ(t_{m+1}) − γ(t_m)‖² over fixed, even t_m with Adam from b = 0, and keep the step where
@@ -101,7 +107,6 @@ class PublishedFourier:
         noise: standard deviation of normal noise on the gradient in the b_n; the figures in the plane came from 1.
     """
 
-    modes: int = 10
     points: int = 51
     penalty: float = 1e-4
     rate: float = 1e-3
@@ -112,16 +117,12 @@ class PublishedFourier:
     usual_steps: ClassVar[int] = 100
 
     def __post_init__(self) -> None:
-        _at_least_one(modes=self.modes)
+        super().__post_init__()
         if self.points < 3 or not min(self.rate, self.power) > 0 or not min(self.penalty, self.noise) >= 0:
             raise InputError(
                 "points must be at least 3, rate and power positive, penalty and noise at least 0, "
                 f"got {self.points}, {self.rate}, {self.power}, {self.penalty}, {self.noise}."
             )
-
-    @property
-    def intervals(self) -> int:
-        return _SAMPLES_A_MODE * self.modes
 
     def search(
         self, survey: Survey, a: Tensor, b: Tensor, *, steps: int, generator: torch.Generator | None
@@ -153,12 +154,6 @@ def _shares(found: Sampled, sharpness: float) -> Array:
     weight = arc * np.exp(sharpness * (loss - found.loss.max()) / np.ptp(found.loss))
     share = (1 - _EXPLORE) * weight / weight.sum() + _EXPLORE * arc / arc.sum()
     return np.append(0.0, share.cumsum())
-
-
-def _at_least_one(**counts: int) -> None:
-    for name, count in counts.items():
-        if count < 1:
-            raise InputError(f"{name} must be at least 1, got {count}.")
 
 
 def _random(like: Tensor, generator: torch.Generator | None) -> tuple[Tensor, float]:

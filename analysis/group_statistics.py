@@ -13,6 +13,8 @@ from scipy import stats
 from landscape import InputError
 from landscape.results import MinimaNetwork, Summary
 
+from .points import seed_of
+
 Array = np.ndarray
 WHAT, OVER = ("barrier", "height"), ("paths", "chains")
 AVERAGES = ("median", "mean", "geometric median", "geometric mean")
@@ -64,7 +66,7 @@ def group_statistics(
     geometric = average.startswith("geometric")
     for column in columns:
         _check_values(column, positive=geometric)
-    drawn = _draws(groups, repeats, 0 if generator is None else _seed(generator))
+    drawn = _draws(groups, repeats, seed_of(generator))
     one = np.ones((1, len(groups)))
     center = [_averages(column, one, average) for column in columns]
     spread = [_averages(column, drawn, average) for column in columns]
@@ -165,10 +167,6 @@ def _reach(draws: Array, n: int, confidence: float) -> float:
     if n < 2 or len(draws) < 2:
         return float("nan")
     return float(stats.t.ppf(0.5 + confidence / 2, n - 1) * draws.std() * np.sqrt(n / (n - 1)))
-
-
-def _seed(generator: torch.Generator) -> int:
-    return int(torch.randint(2**62, (), generator=generator, device=generator.device))
 
 
 def _check(what: str, over: str, average: str, confidence: float, repeats: int) -> None:

@@ -118,17 +118,17 @@ class Survey:
         seen = self._seen(path)
         value, gradient = self._some(seen(t))
         if isinstance(seen, Held):  # which moves by no more than the part across the radius, in its scale
-            gradient = seen.scale(t)[..., None] * _across(gradient, seen(t))
+            gradient = seen.scale(t)[..., None] * across(gradient, seen(t))
         return value, gradient
 
     def force(self, path: Combination, t: float) -> Tensor:
         """∇L (P,) in γ(t) without its part along the path. Cost: one gradient."""
-        return _across(self.value_and_grad(path, t)[1], self.tangent(path, t))
+        return across(self.value_and_grad(path, t)[1], self.tangent(path, t))
 
     def tangent(self, path: Combination, t: Any) -> Tensor:
         """γ′(t), without its part along the radius where paths are held, shaped like γ(t)."""
         seen = self._seen(path)
-        return _across(seen.derivative(t), seen(t)) if isinstance(seen, Held) else seen.derivative(t)
+        return across(seen.derivative(t), seen(t)) if isinstance(seen, Held) else seen.derivative(t)
 
     def fall(self, found: Sampled) -> float:
         """How much lower than the top the loss gets along the force F there, to second order: ‖F‖⁴/(2 FᵀHF).
@@ -160,9 +160,9 @@ class Survey:
             if not self.held:
                 return self.objective.grad(theta)
             theta = theta * (point.norm() / theta.norm())
-            return _across(self.objective.grad(theta), theta)
+            return across(self.objective.grad(theta), theta)
 
-        here = _across(force(point), _across(along, point) if self.held else along)
+        here = across(force(point), across(along, point) if self.held else along)
         size, step = here.norm(), _PROBE * (path(1.0) - path(0.0)).norm()
         if size == 0:
             return 0.0, 0.0
@@ -205,7 +205,7 @@ class Survey:
         return max(self.tolerance * float(np.ptp(loss)), rounding)
 
 
-def _across(rows: Tensor, directions: Tensor) -> Tensor:
+def across(rows: Tensor, directions: Tensor) -> Tensor:
     """(P,) or (N, P) without their parts along directions of that shape, which may be 0: a path may turn on the spot."""
     square = directions.square().sum(-1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny)
     return rows - directions * ((rows * directions).sum(-1, keepdim=True) / square)

@@ -16,6 +16,7 @@ from landscape.results import MinimaNetwork, PathRecord
 
 from .known import Known, Pair, group_of, ordered
 from .paths import METHODS, Method
+from .points import seed_of
 from .searching import Search, content
 
 
@@ -97,7 +98,7 @@ def minima_network(
             "batches": batches,
         },
         minima=minima,
-        seed=_seed(generator),
+        seed=seed_of(generator),
         folder=None if folder is None else Path(folder),
         on_path=on_path or (lambda _: None),
         about=dict(about or {}),
@@ -177,9 +178,3 @@ def _pair(pair: tuple[int, int], n: int, name: str) -> Pair:
     if i == j or not (0 <= i < n and 0 <= j < n):
         raise InputError(f"{name} must be of two different minima, each from 0 to {n - 1}, got {pair}.")
     return ordered(pair)
-
-
-def _seed(generator: torch.Generator | None) -> int:
-    if generator is None:
-        return 0
-    return int(torch.randint(2**62, (), generator=generator, device=generator.device))

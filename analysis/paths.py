@@ -19,7 +19,7 @@ from landscape.results import PathRecord
 
 from .chains import NEB, AutoNEB, StringMethod
 from .curves import Bezier, Polychain
-from .fourier import Fourier, PublishedFourier
+from .fourier import CHECK, Fourier, PublishedFourier
 from .heights import INTERVALS, Sampled, Survey
 
 
@@ -128,7 +128,7 @@ def find_path(
         tolerance=tolerance,
         intervals=max(INTERVALS, search.intervals),
         engine=engine,
-        samplings=1 + steps // _CHECK,
+        samplings=1 + steps // CHECK,
         held=hold_norm,
         batches=batches,
         generator=generator,
@@ -164,7 +164,6 @@ METHODS: dict[str, Callable[..., Method]] = {
     for method in (Fourier, PublishedFourier, Bezier, Polychain, NEB, AutoNEB, StringMethod)
 }
 _SLOPE = 0.1  # of what the straight line climbs: what a step down from an end may gain
-_CHECK = 50  # steps, about, between two samplings of the whole path
 
 
 def _method(method: str | Method, modes: int | None) -> Method:

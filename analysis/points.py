@@ -1,4 +1,4 @@
-"""The point at which curvature is measured, random vectors there, and what is said where products are not finite."""
+"""The point at which curvature is measured, random numbers there, and what is said where products are not finite."""
 
 from __future__ import annotations
 
@@ -27,3 +27,10 @@ def draw_normal(objective: Objective, count: int, generator: torch.Generator | N
     device = generator.device if generator is not None else objective.device
     vectors = torch.randn(count, objective.dim, generator=generator, device=device, dtype=objective.dtype)
     return vectors.to(objective.device)
+
+
+def seed_of(generator: torch.Generator | None) -> int:
+    """A number drawn from a generator, which others can be made of; 0 without one."""
+    if generator is None:
+        return 0
+    return int(torch.randint(2**62, (), generator=generator, device=generator.device))

@@ -123,17 +123,16 @@ class FourierPath(Combination):
 
 
 @dataclass(frozen=True, eq=False)
-class BezierPath(Combination):
-    """The Bézier curve γ(t) = Σ_i C(d, i) tⁱ (1 − t)^(d−i) p_i of degree d = M − 1: points (M, P), the ends and bends between."""
+class _ThroughPoints(Combination):
+    """A path that is made of its points (M, P), the ends among them, and stored as these."""
 
     points: Tensor
 
     def __post_init__(self) -> None:
-        _check_points(self.points)
-
-    @property
-    def kind(self) -> str:
-        return "bezier"
+        if self.points.ndim != 2 or len(self.points) < 2:
+            raise InputError(
+                f"points must be at least two vectors (M, P), the ends among them, got {tuple(self.points.shape)}."
+            )
 
     @property
     def rows(self) -> Tensor:
@@ -142,6 +141,18 @@ class BezierPath(Combination):
     @property
     def differences(self) -> Tensor:
         return self.points.diff(dim=0)
+
+    def stored(self) -> tuple[np.ndarray, np.ndarray]:
+        return _numpy(self.points), _numpy(self.points[:0])
+
+
+@dataclass(frozen=True, eq=False)
+class BezierPath(_ThroughPoints):
+    """The Bézier curve γ(t) = Σ_i C(d, i) tⁱ (1 − t)^(d−i) p_i of degree d = M − 1: points (M, P), the ends and bends between."""
+
+    @property
+    def kind(self) -> str:
+        return "bezier"
 
     def weights(self, t: Any) -> Tensor:
         return _bernstein(like(self.points, t), len(self.points) - 1)
@@ -150,30 +161,14 @@ class BezierPath(Combination):
         degree = len(self.points) - 1
         return degree * _bernstein(like(self.points, t), degree - 1)
 
-    def stored(self) -> tuple[np.ndarray, np.ndarray]:
-        return _numpy(self.points), _numpy(self.points[:0])
-
 
 @dataclass(frozen=True, eq=False)
-class Polyline(Combination):
+class Polyline(_ThroughPoints):
     """Straight pieces between points (M, P), each of which takes t the same time."""
-
-    points: Tensor
-
-    def __post_init__(self) -> None:
-        _check_points(self.points)
 
     @property
     def kind(self) -> str:
         return "polyline"
-
-    @property
-    def rows(self) -> Tensor:
-        return self.points
-
-    @property
-    def differences(self) -> Tensor:
-        return self.points.diff(dim=0)
 
     def weights(self, t: Any) -> Tensor:
         t = like(self.points, t)[..., None] * (len(self.points) - 1)
@@ -187,9 +182,6 @@ class Polyline(Combination):
     @property
     def length(self) -> float:
         return float(self.differences.norm(dim=1).sum())
-
-    def stored(self) -> tuple[np.ndarray, np.ndarray]:
-        return _numpy(self.points), _numpy(self.points[:0])
 
 
 def restore(kind: str, points: np.ndarray, coefficients: np.ndarray) -> Path:
@@ -227,13 +219,6 @@ def _check_ends(a: Tensor, b: Tensor) -> None:
     if a.ndim != 1 or a.shape != b.shape:
         raise InputError(
             f"the ends of a path must be two vectors of one shape (P,), got {tuple(a.shape)} and {tuple(b.shape)}."
-        )
-
-
-def _check_points(points: Tensor) -> None:
-    if points.ndim != 2 or len(points) < 2:
-        raise InputError(
-            f"points must be at least two vectors (M, P), the ends among them, got {tuple(points.shape)}."
         )
 
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 from reference import CROSSINGS
-from torch import nn
+from training import two_minima
 
 from analysis import NEB, AutoNEB, Bezier, Polychain, StringMethod, find_path, linear_path
 from analysis.chains import _band, evenly, inserted, upwind
 from analysis.heights import Survey
 from analysis.relaxing import bent, relax
-from landscape import InputError, Objective, model_objective
+from landscape import InputError, Objective
 from landscape.paths import BezierPath, Polyline
 from landscape.potentials import ring
 
@@ -328,26 +328,7 @@ def test_a_loss_that_ends_ends_the_search(method):
 
 @pytest.fixture(scope="module")
 def network():
-    """A small classifier of random data in two batches, and two of its minima."""
-    inputs = torch.randn(60, 4, generator=seeded(0), dtype=float64)
-    labels = torch.randint(3, (60,), generator=seeded(1))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(2)
-        models = [nn.Sequential(nn.Linear(4, 12), nn.Softplus(), nn.Linear(12, 3)).double() for _ in range(2)]
-    for model in models:
-        lbfgs = torch.optim.LBFGS(model.parameters(), max_iter=60, line_search_fn="strong_wolfe")
-
-        def closure(model=model, lbfgs=lbfgs):
-            lbfgs.zero_grad()
-            loss = nn.functional.cross_entropy(model(inputs), labels)
-            loss.backward()
-            return loss
-
-        lbfgs.step(closure)
-    halves = [(inputs[:30], labels[:30]), (inputs[30:], labels[30:])]
-    objective = model_objective(models[0], nn.functional.cross_entropy, halves)
-    assert objective.parameters is not None
-    return objective, *(objective.parameters.theta(model) for model in models)
+    return two_minima(batch=30)
 
 
 @methods

@@ -5,6 +5,7 @@ import pytest
 import torch
 from reference import CROSSINGS
 from torch import nn
+from training import two_minima
 
 from analysis.fourier import PublishedFourier
 from analysis.heights import Survey
@@ -457,25 +458,7 @@ def test_the_published_method_is_the_paper_written_out(name, modes):
 
 @pytest.fixture(scope="module")
 def network():
-    """A small classifier of random data and two of its minima."""
-    inputs = torch.randn(60, 4, generator=seeded(0), dtype=float64)
-    labels = torch.randint(3, (60,), generator=seeded(1))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(2)
-        models = [nn.Sequential(nn.Linear(4, 12), nn.Softplus(), nn.Linear(12, 3)).double() for _ in range(2)]
-    for model in models:
-        lbfgs = torch.optim.LBFGS(model.parameters(), max_iter=60, line_search_fn="strong_wolfe")
-
-        def closure(model=model, lbfgs=lbfgs):
-            lbfgs.zero_grad()
-            loss = nn.functional.cross_entropy(model(inputs), labels)
-            loss.backward()
-            return loss
-
-        lbfgs.step(closure)
-    objective = model_objective(models[0], nn.functional.cross_entropy, [(inputs, labels)])
-    assert objective.parameters is not None
-    return objective, *(objective.parameters.theta(model) for model in models)
+    return two_minima()
 
 
 class TwoWellsAtOnce(Objective):

@@ -1,4 +1,4 @@
-"""What several tests of optimizers train with: bases, a closure that notes where it was called, and ways to stop and go on."""
+"""What several tests train with: bases, a closure that notes where it was called, ways to stop and go on, and two minima."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
+from landscape import Objective, model_objective
 from optimizers.alto import ALTO
 from optimizers.e import E
 from optimizers.lamb import Lamb
@@ -59,3 +60,26 @@ def going_on(way: str, trained: Any, stopped: Any, fresh: Callable[[Any], Any]) 
     resumed = fresh(second)
     resumed.load_state_dict(torch.load(file, weights_only=True))
     return second, resumed
+
+
+def two_minima(batch: int = 60) -> tuple[Objective, Tensor, Tensor]:
+    """A small classifier of 60 random examples, in batches of so many, and two of its minima."""
+    inputs = torch.randn(60, 4, generator=torch.Generator().manual_seed(0), dtype=F64)
+    labels = torch.randint(3, (60,), generator=torch.Generator().manual_seed(1))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        models = [nn.Sequential(nn.Linear(4, 12), nn.Softplus(), nn.Linear(12, 3)).double() for _ in range(2)]
+    for model in models:
+        lbfgs = torch.optim.LBFGS(model.parameters(), max_iter=60, line_search_fn="strong_wolfe")
+
+        def closure(model: nn.Module = model, lbfgs: Optimizer = lbfgs) -> Tensor:
+            lbfgs.zero_grad()
+            loss = nn.functional.cross_entropy(model(inputs), labels)
+            loss.backward()
+            return loss
+
+        lbfgs.step(closure)  # pyright: ignore[reportArgumentType]
+    batches = list(zip(inputs.split(batch), labels.split(batch), strict=True))
+    objective = model_objective(models[0], nn.functional.cross_entropy, batches)
+    assert objective.parameters is not None
+    return objective, objective.parameters.theta(models[0]), objective.parameters.theta(models[1])
