@@ -14,7 +14,7 @@ from torch import Tensor
 from landscape import InputError
 from landscape.paths import Polyline
 
-from .curves import intervals_of
+from .curves import between_samplings, intervals_of
 from .heights import Sampled, Survey, across
 from .relaxing import Force, bent, relax
 
@@ -126,7 +126,9 @@ class AutoNEB:
             budget = left if last else left // (self.cycles - cycle)
             left -= budget
             force = _band(line, shares, climb, survey.held)
-            images, found = yield from relax(survey, images, line, force, steps=budget, total=steps)
+            images, found, _ = yield from relax(
+                survey, images, line, force, steps=budget, pause=between_samplings(steps)
+            )
             if last or not math.isfinite(found.height):
                 return
             grown, shares = inserted(images, shares, found, excess=self.excess, most=self.most)
@@ -162,7 +164,7 @@ class StringMethod(_Chain):
         def force(images: Tensor, loss: Tensor, gradient: Tensor, done: float) -> Tensor:
             return -across(gradient, upwind(images, loss, held=survey.held))
 
-        return relax(survey, images, line, force, steps=steps, place=evenly)
+        return relax(survey, images, line, force, steps=steps, place=lambda images, _: evenly(images))
 
 
 def upwind(images: Tensor, loss: Tensor, *, held: bool = False) -> Tensor:

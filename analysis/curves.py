@@ -17,7 +17,7 @@ from landscape.paths import BezierPath, Polyline
 from .heights import INTERVALS, Sampled, Survey
 
 # Gradients between two samplings of the whole path in short searches, and samplings in long ones, about.
-_CHECK, _CHECKS = 50, 20
+SHORTEST, _CHECKS = 50, 20
 # How far straight lines are bent at first, in units of ‖b − a‖.
 _KICK = 1e-3
 
@@ -115,7 +115,7 @@ def intervals_of(pieces: int, each: int = 4) -> int:
 
 def between_samplings(steps: int) -> int:
     """Gradients from one sampling of the whole path to the next, in a search of so many."""
-    return max(_CHECK, steps // _CHECKS)
+    return max(SHORTEST, steps // _CHECKS)
 
 
 def _descend(

@@ -7,29 +7,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from landscape import InputError
-from landscape.paths import FourierPath
+from landscape.held import Held
+from landscape.paths import FourierPath, Path
 
-from .heights import Array, Sampled, Survey
+from .curves import sideways
+from .heights import Sampled, Survey
+from .sine_draws import drawn_sines
+from .sine_strings import strings_of_sines
 
 # Six samples for half a wave of the highest mode.
 _SAMPLES_A_MODE = 6
-# Adam's step for n b_n, and its start: lengths in R^P in units of ‖b − a‖. Half the step takes twice as long in the
-# plane; twice the step, or ten times the start, leaves the choice of side to chance and not to the gradients.
-_STEP = 1e-2
-_KICK = 1e-3
-# The last β: draws get rarer by e for each 1/20 of the range below the top. Half of it and twice it do as well.
-_SHARPNESS = 20.0
-# The share of draws that ignores the loss, so that what is low now may not rise unseen.
-_EXPLORE = 0.1
-# Steps between two samplings of the whole path.
-CHECK = 50
-# Its multiples modulo 1 cover [0, 1] more evenly than random numbers do, however many are taken.
-_GOLDEN = (math.sqrt(5) - 1) / 2
+# How far n b_n move a step at most, in units of ‖b − a‖: from the straight line, and from a path that is low already.
+_FAR, _NEAR = 1e-2, 3e-3
 
 
 @dataclass(frozen=True)
@@ -50,15 +43,23 @@ class _Sines:
 
 @dataclass(frozen=True)
 class Fourier(_Sines):
-    """The highest point of the path is made as low as can be, one gradient a step.
+    """The highest point of the path is made as low as can be, in two ways, one after the other.
 
-    Points are drawn by arc length and exp(β (L − max L)/range L), with L as last sampled along the path and β growing from 0 to
-    20. The gradient's part along the path is left out, since it only moves points along. Adam with cosine decay moves b_n by
-    about ‖b − a‖/100n a step at most: long waves first, so that short ones need no penalty.
+    The first half of the gradients is for a string whose images are joined by as many sines (sine_strings.py). All move down
+    across the path at once, by FIRE (relaxing.py), and are set evenly along it again, as in the string method (chains.py), but
+    the one nearest the path's top is set there: at rest it is the pass. One image and one sine begin, and more come. So a sweep
+    is cheap while the path is far from low, and smooth waves need few images to follow a bent valley.
+
+    The second half moves the lowest of these paths by one gradient at a time, at t drawn near its top (sine_draws.py), which gets
+    on where the loss is all cliffs. Gradients of mini-batches are too noisy for the string, so with ``batches`` all are spent so.
+
+    Cost: a sweep of the string is one gradient an image; ``steps`` counts gradients.
 
     Args:
-        modes: how many b_n.
+        modes: how many b_n at most.
     """
+
+    modes: int = 15
 
     name: ClassVar[str] = "fourier"
     usual_steps: ClassVar[int] = 1000
@@ -66,29 +67,27 @@ class Fourier(_Sines):
     def search(
         self, survey: Survey, a: Tensor, b: Tensor, *, steps: int, generator: torch.Generator | None
     ) -> Iterator[Sampled]:
-        """Ever lower paths, sampled every 50 steps; ends where the loss is no longer finite."""
-        line = FourierPath(a, b, a.new_zeros(self.modes, len(a)))
-        n = line.modes[:, None]
-        scale = float((b - a).norm()) / math.sqrt(len(a))  # a vector of such entries is as long as b − a
-        kick, draw = _random(line.coefficients, generator)
-        waves = _KICK * scale * kick  # n b_n, which for every n bends the path as steeply
-        adam = torch.optim.Adam([waves], lr=_STEP * scale)
-        decay = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
-        for check in range(0, steps, CHECK):
-            found = survey.sample(FourierPath(a, b, waves / n))
-            if not math.isfinite(found.height):
-                return
-            if check > 0:  # the first is the line, hardly bent: where that is a ridge, its top seems settled
-                yield found
-            share = _shares(found, _SHARPNESS * check / steps)
-            for _ in range(check, min(check + CHECK, steps)):
-                path = FourierPath(a, b, waves / n)
-                draw = (draw + _GOLDEN) % 1
-                t = float(np.interp(draw, share, found.t))
-                waves.grad = path.basis(t)[:, None] / n * survey.force(path, t)
-                adam.step()
-                decay.step()
-        yield survey.sample(FourierPath(a, b, waves / n))
+        """Paths in the course of the search, and the last. Ends where the loss is not finite."""
+        if survey.batches is not None:
+            aside = torch.stack([sideways(a, b, generator) / n for n in range(1, self.modes + 1)])
+            yield from drawn_sines(
+                survey, FourierPath(a, b, aside), steps=steps, step=_FAR, generator=generator
+            )
+            return
+        half, best = (steps + 1) // 2, None
+        for found in strings_of_sines(survey, a, b, self.modes, steps=half, generator=generator):
+            best = found if best is None or found.height < best.height else best
+            yield found
+        if best is not None and half < steps:
+            start = self._of_all_modes(best.path)
+            yield from drawn_sines(survey, start, steps=steps - half, step=_NEAR, generator=generator)
+
+    def _of_all_modes(self, path: Path) -> FourierPath:
+        """A path that was found, with sines that it does not need yet."""
+        free = path.path if isinstance(path, Held) else path
+        assert isinstance(free, FourierPath)
+        more = free.coefficients.new_zeros(self.modes - len(free.coefficients), len(free.a))
+        return FourierPath(free.a, free.b, torch.cat([free.coefficients, more]))
 
 
 @dataclass(frozen=True)
@@ -143,21 +142,12 @@ class PublishedFourier(_Sines):
             stretch = basis.diff(dim=0).T @ path(t).diff(dim=0)
             coefficients.grad = basis.T @ (slope[:, None] * gradient) + 2 * self.penalty * stretch
             if self.noise:
-                coefficients.grad += self.noise * _random(coefficients, generator)[0]
+                coefficients.grad += self.noise * _normal(coefficients, generator)
             adam.step()
         yield survey.sample(kept)
 
 
-def _shares(found: Sampled, sharpness: float) -> Array:
-    """The share (N,) of draws that falls before each sample, by arc length and e^(−sharpness · depth)."""
-    arc, loss = found.arc(), (found.loss[1:] + found.loss[:-1]) / 2
-    weight = arc * np.exp(sharpness * (loss - found.loss.max()) / np.ptp(found.loss))
-    share = (1 - _EXPLORE) * weight / weight.sum() + _EXPLORE * arc / arc.sum()
-    return np.append(0.0, share.cumsum())
-
-
-def _random(like: Tensor, generator: torch.Generator | None) -> tuple[Tensor, float]:
-    """Normal numbers shaped like a tensor, and one from [0, 1)."""
+def _normal(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Normal numbers shaped like a tensor."""
     device = generator.device if generator is not None else torch.device("cpu")
-    normal = torch.randn(like.shape, generator=generator, dtype=like.dtype, device=device)
-    return normal.to(like.device), float(torch.rand((), generator=generator, device=device))
+    return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=device).to(like.device)

@@ -18,8 +18,8 @@ from landscape.paths import Segment
 from landscape.results import PathRecord
 
 from .chains import NEB, AutoNEB, StringMethod
-from .curves import Bezier, Polychain
-from .fourier import CHECK, Fourier, PublishedFourier
+from .curves import SHORTEST, Bezier, Polychain
+from .fourier import Fourier, PublishedFourier
 from .heights import INTERVALS, Sampled, Survey
 
 
@@ -82,7 +82,7 @@ def find_path(
     """A low path γ(t) from a to b, with its maximum bracketed as in linear_path.
 
     method, by name or with settings of its own:
-        "fourier"           Fourier(modes=10), sums of sines: the search to use (fourier.py).
+        "fourier"           Fourier(modes=15), a string of sums of sines: the search to use (fourier.py).
         "fourier-published" PublishedFourier(…), what it grew from, with all the options of the paper.
         "bezier"            Bezier(bends=1), a curve whose mean loss is small (curves.py).
         "polychain"         Polychain(bends=1), straight pieces whose mean loss is small (curves.py).
@@ -95,8 +95,8 @@ def find_path(
     settled it is. The path is the lowest one sampled, the straight line among them. Where there are several ways
     round it is one of them: another generator may find another.
 
-    Cost: up to ``steps`` times the gradients of a step, which is one but for "fourier-published": steps of chains count each
-    image. To look at a path about 85 losses and 2 gradients.
+    Cost: up to ``steps`` times the gradients of a step, which is one but for "fourier-published": where images move together each
+    counts. To look at a path about 85 losses and 2 gradients.
 
     Args:
         a, b: the ends (P,), tensors or arrays.
@@ -128,7 +128,7 @@ def find_path(
         tolerance=tolerance,
         intervals=max(INTERVALS, search.intervals),
         engine=engine,
-        samplings=1 + steps // CHECK,
+        samplings=1 + steps // SHORTEST,
         held=hold_norm,
         batches=batches,
         generator=generator,

@@ -87,14 +87,14 @@ class PathSettings(_Positive):
     """How curved paths are searched.
 
     Args:
-        modes: sine modes of a Fourier path; other kinds ignore it.
+        modes: sine modes of a Fourier path at most, the kind's own number if None; other kinds ignore it.
         steps: the most gradients spent on a path; the search ends sooner where the barrier is gone or the top settled.
         negligible: what is left of a barrier that counts as gone, as a share of the straight line's.
         hold_norm: hold the norm of paths between those of their ends, since cross-entropy falls when weights grow.
         engine: how losses along paths are evaluated, as in scans.
     """
 
-    modes: int = 10
+    modes: int | None = None
     steps: int = 1000
     negligible: float = 1e-5
     hold_norm: bool = False

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,17 @@ class FourierPath(Combination):
                 f"coefficients must have shape (n, {len(self.a)}) as the ends have {len(self.a)} entries, "
                 f"got {tuple(self.coefficients.shape)}."
             )
+
+    @classmethod
+    def through(cls, points: Tensor) -> FourierPath:
+        """The path with as many sines as there are inner points (M, P), ends among them, that passes them at even times."""
+        n = len(points) - 2
+        t = torch.linspace(0, 1, n + 2, dtype=points.dtype, device=points.device)[1:-1, None]
+        away = points[1:-1] - ((1 - t) * points[0] + t * points[-1])
+        path = cls(points[0], points[-1], torch.zeros_like(away))
+        return replace(
+            path, coefficients=2 / (n + 1) * path.basis(t[:, 0]).T @ away
+        )  # the sines are orthogonal there
 
     @property
     def kind(self) -> str:

@@ -268,7 +268,7 @@ def statuses(network):
 
 
 def test_pairs_that_a_chain_joins_at_their_bound_are_not_searched():
-    network = minima_network(ring(), on_the_ring(5), generator=seeded())
+    network = minima_network(ring(), on_the_ring(5), steps=2000, generator=seeded())
     assert statuses(network) == {"searched": 4, "at its bound": 6}
     assert network.barriers.max() < 1e-4
     assert all(merge.settled for merge in network.merges)

@@ -329,7 +329,7 @@ def test_the_search_ends_when_the_barrier_is_gone():
     assert record.converged
     assert "barrier is gone" in record.message
     assert record.barrier <= 1e-2
-    assert record.gradients < 300
+    assert record.gradients < 400  # of 1000
 
 
 def test_what_is_not_settled_says_so_and_by_how_much():
@@ -378,8 +378,11 @@ def test_no_barrier_needs_no_search():
 def test_a_found_path_is_never_higher_than_the_line(method, steps):
     for name in CROSSINGS:
         objective, a, b, _ = crossing(name)
-        record = find_path(objective, a, b, method=method, steps=steps, generator=seeded(5))
-        assert record.height <= linear_path(objective, a, b).height
+        record, line = (
+            find_path(objective, a, b, method=method, steps=steps, generator=seeded(5)),
+            linear_path(objective, a, b),
+        )
+        assert record.height <= line.height + 1e-6 * np.ptp(line.loss)  # to which both tops are bracketed
 
 
 @pytest.mark.parametrize("method", ["fourier", "fourier-published"])
