@@ -17,7 +17,7 @@ test: .venv/.ready
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/pyright
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --dist=loadfile
 
 peers: .venv/.ready
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[bench]'

@@ -10,7 +10,17 @@ from typing import Any
 
 from .errors import InputError
 from .records import load
-from .results import Corridor, Embedding, Flatness, PathRecord, Profile, Solution, Summary, Surface
+from .results import (
+    Corridor,
+    Embedding,
+    Flatness,
+    MinimaNetwork,
+    PathRecord,
+    Profile,
+    Solution,
+    Summary,
+    Surface,
+)
 
 SETTINGS = "comparison.json"
 
@@ -34,6 +44,7 @@ class Comparison:
     surfaces: tuple[Surface, ...]
     paths: tuple[PathRecord, ...]
     embedding: Embedding | None  # None for fewer than three solutions
+    network: MinimaNetwork | None  # what joins them at which height; None for a single one
     summary: Summary
     pair_summary: Summary
 
@@ -67,6 +78,7 @@ def load_comparison(directory: str | os.PathLike[str]) -> Comparison:
         settings=manifest["settings"],
         **{k: records[k] for k in ("solutions", "flatness", "corridors", "profiles", "surfaces", "paths")},
         embedding=next(iter(records["embedding"]), None),
+        network=next(iter(records.get("network", ())), None),
         summary=records["summary"][0],
         pair_summary=records["pair_summary"][0],
     )

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from analysis import find_path, linear_path
+from analysis import find_path, linear_path, network_of
 
 from .choosing import losses
 from .errors import InputError
 from .measures import PathSettings
 from .networks import BatchNormPolicy
 from .parameters import float64_array
-from .results import PathRecord, Solution
+from .results import MinimaNetwork, PathRecord, Solution
 from .stages import Workplace
 
 _RUNNING = ("running_mean", "running_var", "num_batches_tracked")
@@ -54,6 +54,11 @@ def connect(
     measured = place.objective(a, batchnorm, measure=problem.metric)
     metric = losses(measured, found.path.family(torch.from_numpy(found.t)), engine=engine)[0]
     return replace(found, metric=float64_array(metric))
+
+
+def network(place: Workplace, *paths: PathRecord, generator: torch.Generator) -> MinimaNetwork:
+    """What joins all solutions at which height, by the paths of a study."""
+    return network_of(paths)
 
 
 def path_methods(

@@ -2,7 +2,7 @@
 
 The plan is a list of tasks, each one record in the comparison's directory:
 
-    solutions/  ->  flatness/  corridors/  profiles/  surfaces/  paths/  embedding  ->  summary  pair_summary
+    solutions/  ->  flatness/  corridors/  profiles/  surfaces/  paths/  embedding  ->  summary  pair_summary  network
 """
 
 from __future__ import annotations
@@ -133,6 +133,9 @@ class Plan:
         self.records["pair_summary"] = [
             self._all("pair_summary", stages.pair_summary, (*r["solutions"], *r["paths"]))
         ]
+        self.records["network"] = (
+            [self._all("network", connecting.network, tuple(r["paths"]))] if r["paths"] else []
+        )
 
     @property
     def waves(self) -> dict[str, list[Task]]:
@@ -143,7 +146,7 @@ class Plan:
                 t for k in ("flatness", "corridors", "profiles", "surfaces", "embedding") for t in r[k]
             ],
             "Connecting": r["paths"],
-            "Summarizing": [*r["summary"], *r["pair_summary"]],
+            "Summarizing": [*r["summary"], *r["pair_summary"], *r["network"]],
         }
 
     @property

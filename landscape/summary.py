@@ -12,7 +12,16 @@ from .results import Corridor, Flatness, PathRecord, Solution, Summary
 Array = np.ndarray
 # Metrics that span orders of magnitude are averaged in the logarithm, where all their values are positive.
 _GEOMETRIC = {"train_loss", "trace", "eigenvalue", "sam_sharpness", "adaptive_sharpness", "height"}
-_NEVER_NEGATIVE = {"test_accuracy", "norm", "kappa", "gradients", "distance", "linear_barrier", "barrier"}
+_NEVER_NEGATIVE = {
+    "test_accuracy",
+    "norm",
+    "kappa",
+    "gradients",
+    "distance",
+    "linear_barrier",
+    "barrier",
+    "settled",
+}
 CONFIDENCE = 0.95
 
 
@@ -56,6 +65,7 @@ def summarize_pairs(paths: Sequence[PathRecord], solutions: Sequence[Solution]) 
         "linear_barrier": [linear[pair].barrier for pair in pairs],
         "barrier": [curved[pair].barrier for pair in pairs],
         "height": [curved[pair].height for pair in pairs],
+        "settled": [float(curved[pair].converged) for pair in pairs],
     }
     groups = np.array([f"{optimizer[a]} – {optimizer[b]}" for a, b in pairs], dtype=str)
     names = tuple(dict.fromkeys(groups.tolist()))

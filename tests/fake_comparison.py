@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis import network_of
 from landscape.comparison import Comparison
 from landscape.results import (
     Corridor,
@@ -57,6 +58,7 @@ def fake_comparison(
         surfaces=tuple(_surface(rng, s) for s in best),
         paths=paths,
         embedding=_embedding(rng, solutions) if len(solutions) > 2 else None,  # pyright: ignore[reportArgumentType]
+        network=network_of(paths) if paths else None,
         summary=_summary(rng, optimizers, _solution_rows(solutions, flatness, corridors)),
         pair_summary=_summary(rng, *_pair_rows(optimizers, solutions, paths)),
     )
@@ -255,7 +257,7 @@ def _pair_rows(
         values = (
             {"linear_barrier": p.barrier}
             if p.method == "linear"
-            else {"barrier": p.barrier, "height": p.height}
+            else {"barrier": p.barrier, "height": p.height, "settled": float(p.converged)}
         )
         if p.method == "linear":
             values["distance"] = p.length

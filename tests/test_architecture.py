@@ -89,7 +89,8 @@ def test_the_names_that_others_rely_on():
         landscape: "Objective model_objective Problem load_problem Solution load scan Line Plane compare InputError",
         landscape.potentials: "muller_brown four_well curvy_valley two_wells ring lennard_jones",
         optimizers: "E ALTO LBFGS SAM SmoothedPerturbation SharpnessAwarePerturbation CLR fit",
-        analysis: "hessian_trace top_eigenpairs flatness kernel_pca find_path linear_path corridor",
+        analysis: "hessian_trace top_eigenpairs flatness kernel_pca find_path linear_path corridor "
+        "minima_network network_of align refine_pass",
     }
     for module, names in promised.items():
         for name in names.split():

@@ -355,7 +355,7 @@ def test_surfaces_share_their_levels(comparison: Comparison) -> None:
 def test_figures_of_a_single_solution(tmp_path: Path) -> None:
     single = fake_comparison(tmp_path, optimizers=["sgd"], seeds=1)
     figures = plots.comparison_figures(single)
-    assert set(TITLES) - set(figures) == {"barriers", "paths", "embedding"}
+    assert set(TITLES) - set(figures) == {"barriers", "paths", "network", "embedding"}
     assert list(plots.interactive_figures(single)) == ["surfaces"]
     assert all(f.evidence for f in plots.comparison_findings(single))
     assert all(not f.headline for f in plots.comparison_findings(single))

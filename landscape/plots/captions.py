@@ -23,6 +23,7 @@ TITLES = {
     "spectrum": "The largest eigenvalues",
     "barriers": "Barriers between all solutions",
     "paths": "The loss along the paths",
+    "network": "What joins the minima, and how high",
     "embedding": "Where the solutions lie",
     "profiles": "Along a random line",
     "surfaces": "On a random plane",
@@ -103,6 +104,21 @@ def _paths_finding(comparison: Comparison) -> str:
     return f"Largest loss on a Fourier path: {'; '.join(parts)}." if parts else ""
 
 
+def _network_finding(comparison: Comparison) -> str:
+    """The height at which all are joined, whose search decides it, and how many merges hang on searches that did not settle."""
+    network = comparison.network
+    if network is None or not network.merges:
+        return ""
+    last, early = network.merges[-1], sum(not merge.settled for merge in network.merges)
+    ends = " – ".join(network.labels[i] for i in last.edge)
+    if not np.isfinite(last.height):
+        return "Not all of them are joined by paths of finite loss."
+    doubt = (
+        f" {early} of {len(network.merges)} merges hang on searches that have not settled." if early else ""
+    )
+    return f"All are joined at a loss of {number(last.height)} ({ends}).{doubt}"
+
+
 def _curves_finding(comparison: Comparison) -> str:
     """The range of final train losses per optimizer."""
     return _ranges(
@@ -164,8 +180,14 @@ _CAPTIONS: dict[str, tuple[str, Callable[[Comparison], str]]] = {
         _barriers_finding,
     ),
     "paths": (
-        "All pairs, by the optimizers they join: the loss on the straight line and on the path that was bent to avoid it.",
+        "All pairs, by the optimizers they join: the loss on the straight line and on the path that was bent to avoid it. "
+        "An open circle is the top of a path whose search has not settled: it may be lower.",
         _paths_finding,
+    ),
+    "network": (
+        "The disconnectivity graph: every minimum is a branch that starts at its loss, and branches merge at the least height "
+        "that joins them, over any chain of the paths found. Across, places mean nothing. Open circles may be lower.",
+        _network_finding,
     ),
     "embedding": (
         "Left: kernel PCA of all parameter vectors. Right, the control: the first component against the norm. Where those points "

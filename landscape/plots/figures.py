@@ -19,6 +19,7 @@ from ..records import atomic_file
 from ..results import PathRecord
 from .embeddings import plot_embedding, plot_embedding_control
 from .flatness import FLATNESS, plot_depth, plot_flatness, plot_spectrum
+from .network import plot_disconnectivity
 from .paths import METHODS, plot_barriers, plot_paths
 from .runs import plot_corridors, plot_curves
 from .scans import log_levels, loss_bar, plot_profiles, plot_surface
@@ -157,6 +158,16 @@ def _paths(comparison: Comparison) -> Figure | None:
     return figure
 
 
+def _network(comparison: Comparison) -> Figure | None:
+    if comparison.network is None:
+        return None
+    figure = _figure(4.2)
+    ax = figure.subplots()
+    plot_disconnectivity(comparison.network, ax, optimizers=comparison.optimizers)
+    figure.legend(*ax.get_legend_handles_labels(), **_OUTSIDE, ncols=6)
+    return figure
+
+
 def _embedding(comparison: Comparison) -> Figure | None:
     embedding = comparison.embedding
     if embedding is None or embedding.coordinates.ndim != 2 or embedding.coordinates.shape[1] < 2:
@@ -216,6 +227,7 @@ _FIGURES: dict[str, Callable[[Comparison], Figure | None]] = {
     "spectrum": _spectrum,
     "barriers": _barriers,
     "paths": _paths,
+    "network": _network,
     "embedding": _embedding,
     "profiles": _profiles,
     "surfaces": _surfaces,

@@ -250,6 +250,13 @@ _METRICS = (
         unit="loss",
         meaning="Largest loss on that path itself, an absolute loss: a barrier plus the larger loss of the ends.",
     ),
+    Metric(
+        "settled",
+        "searches settled",
+        section="Pairs",
+        unit="share",
+        meaning="Share of the searches for those paths that converged. What is left of the others' barriers may fall on.",
+    ),
 )
 METRICS = {m.key: m for m in _METRICS}
 

@@ -15,6 +15,7 @@ from .paths import DECADES
 from .style import (
     GRID,
     INK,
+    UNSETTLED,
     dress,
     fit_scale,
     legend,
@@ -60,15 +61,7 @@ def plot_disconnectivity(
     _leaves(ax, network, leaves, colors, optimizers)
     open_ = [tops[m.left + m.right] for m in network.merges if not m.settled and np.isfinite(m.height)]
     if open_:
-        look = {
-            "marker": "o",
-            "s": 22,
-            "facecolors": "white",
-            "edgecolors": INK,
-            "linewidths": 0.9,
-            "zorder": 4,
-        }
-        ax.scatter(*np.transpose(open_), label="search not settled", **look)
+        ax.scatter(*np.transpose(open_), label="search not settled", **UNSETTLED)
     ax.set_xlim(-0.8, len(network.loss) - 0.2)
     ax.set_xticks([])
     if own:

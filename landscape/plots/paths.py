@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 
 from ..results import PathRecord
-from .style import GRID, INK, MUTED, dress, fit_scale, legend, new_axes, optimizer_of, plain
+from .style import GRID, INK, MUTED, UNSETTLED, dress, fit_scale, legend, new_axes, optimizer_of, plain
 
 DECADES = 1e6  # between the highest barrier and the lowest colour
 # name, colour and line of each method: greys, since colours belong to optimizers
@@ -34,13 +34,20 @@ def plot_path(path: PathRecord, ax: Axes | None = None, **style: Any) -> Axes:
 
 
 def plot_paths(paths: Sequence[PathRecord], ax: Axes | None = None, **style: Any) -> Axes:
-    """Axes with the loss along paths: straight lines dashed and grey, others solid; labelled once a method."""
+    """Axes with the loss along paths: straight lines dashed and grey, others solid; labelled once a method.
+
+    An open circle marks the top of a path whose search has not settled: it may be lower. ``style`` goes to ``Axes.plot``.
+    """
     own, ax = ax is None, ax or new_axes()
     methods = [p.method for p in paths]
     for i, path in enumerate(paths):
         name, color, line = METHODS.get(path.method, (path.method, INK, "-."))
         look = {"color": color, "linestyle": line, "linewidth": 1.0, "alpha": 0.7} | style
         ax.plot(path.t, path.loss, label=plain(name) if path.method not in methods[:i] else "_", **look)
+    if open_ := [
+        (path.top, path.height) for path in paths if not path.converged and np.isfinite(path.height)
+    ]:
+        ax.scatter(*np.transpose(open_), label="search not settled", **UNSETTLED)
     fit_scale(ax, [p.loss for p in paths])
     if own:
         legend(ax)

@@ -18,6 +18,15 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 KNOWN = ("sgd", "lbfgs", "alto", "adamw", "sam", "e", "clr")
 Grid = Literal["both", "x", "y", "none"]
 INK, MUTED, GRID = "#222222", "#767676", "#E4E4E4"
+# What may still fall: a path or merge whose search has not settled.
+UNSETTLED: dict[str, Any] = {
+    "marker": "o",
+    "s": 22,
+    "facecolors": "white",
+    "edgecolors": INK,
+    "linewidths": 0.9,
+    "zorder": 4,
+}
 
 
 def optimizer_colors(names: Iterable[str]) -> dict[str, str]:
