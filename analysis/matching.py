@@ -78,6 +78,8 @@ class _Matching:
         self._symmetries, self._groups = symmetries, symmetries.groups
         self._pairs = [[pair for pair in pairs if g in pair.piece.groups] for g in range(len(self._groups))]
         self._all = list(pairs)
+        # What a tensor gains along an axis, for the permutations along its others: sweeps near the end change few of them.
+        self._known: dict[tuple[int, int], tuple[list[Tensor], Tensor]] = {}
         self._least = _RISE * float(sum(pair.a.norm() * pair.b.norm() for pair in pairs))
 
     def ascent(self, generator: torch.Generator | None) -> Matched:
@@ -117,10 +119,15 @@ class _Matching:
         total = torch.zeros(1 if host < 0 else self._groups[host].size, size, size, dtype=torch.float64)
         for pair in self._pairs[g]:
             for axis in (k for k, group in enumerate(pair.piece.groups) if group == g):
-                b = self._symmetries.permuted(permutations, pair.piece, pair.b, but=[axis])
-                along = [axis] if host < 0 else [pair.piece.groups.index(host), axis]
-                a, b = (_leading(x, along).reshape(len(total), size, -1) for x in (pair.a, b))
-                total += a @ b.mT
+                others = [permutations[i] for k, i in enumerate(pair.piece.groups) if i >= 0 and k != axis]
+                before, gain = self._known.get((id(pair), axis), (None, total))
+                if before is None or any(p is not q for p, q in zip(before, others, strict=True)):
+                    b = self._symmetries.permuted(permutations, pair.piece, pair.b, but=[axis])
+                    along = [axis] if host < 0 else [pair.piece.groups.index(host), axis]
+                    a, b = (_leading(x, along).reshape(len(total), size, -1) for x in (pair.a, b))
+                    gain = a @ b.mT
+                    self._known[id(pair), axis] = others, gain
+                total += gain
         return total
 
     def _assign_with_guests(self, g: int, guests: Sequence[int], permutations: list[Tensor]) -> None:

@@ -83,5 +83,5 @@ def row(*cells: str) -> str:
 
 def replaced(page: Path, name: str, text: str) -> None:
     """Puts text between the page's markers of that name."""
-    marked = re.compile(f"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+    marked = re.compile(f"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
     page.write_text(marked.sub(lambda found: f"{found[1]}\n{text}\n\n{found[2]}", page.read_text()))

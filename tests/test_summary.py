@@ -64,6 +64,7 @@ def test_every_metric_of_a_pair(comparison):
         "linear_barrier": ("linear", lambda p: p.barrier, False),
         "barrier": ("fourier", lambda p: p.barrier, False),
         "height": ("fourier", lambda p: p.height, True),
+        "settled": ("fourier", lambda p: float(p.converged), False),
     }
     assert set(metrics) == set(summary.metrics)
     for name, (method, value, geometric) in metrics.items():

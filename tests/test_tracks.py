@@ -101,7 +101,7 @@ def test_a_batch_that_does_not_exist_is_one_sentence(script: str, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "script", ["valleys", "escape", "corridor_rate", "large_batch", "flatness", "topography"]
+    "script", ["valleys", "escape", "corridor_rate", "large_batch", "flatness", "topography", "alignment"]
 )
 def test_a_script_explains_its_options(
     script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
