@@ -27,6 +27,8 @@ bench: peers
 	$(PIP) install --quiet --constraint constraints.txt gudhi pandas coloraide drawsvg tqdm einops einconv linear_operator
 	$(PIP) install --quiet --no-deps landscaper==1.3.1 topopy==1.0.4 nglpy==1.1.7 curvlinops-for-pytorch==3.0.1
 	$(BIN)/python -m benchmarks.optimizers
+	$(BIN)/python -m benchmarks.alignment --write docs/performance.md
+	$(BIN)/python -m benchmarks.paths --write docs/paths.md
 	$(BIN)/python -m benchmarks.probes --write docs/performance.md
 	$(BIN)/python -m benchmarks.curvature --write docs/performance.md
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from analysis import align
 from analysis.symmetries import Symmetries, state_of, symmetries
+from landscape.plots.labels import number
 from scripts.study import command
 
 from .measure import head, machine, replaced, row
@@ -71,7 +72,7 @@ def main(only: str = "", write: str = "") -> None:
             torch.manual_seed(0)
             model, x = make()
             ours, theirs = (recovered(how, model.eval(), x) for how in (by_align, by_rebasin))
-            cells = [name, f"{ours[0]:.2f}", f"{theirs[0]:.2f}", f"{theirs[0] / ours[0]:.2f}"]
+            cells = [name, *(number(x, 2) for x in (ours[0], theirs[0])), number(theirs[0] / ours[0])]
             lines.append(row(*cells, ours[1], theirs[1]))
             print(lines[-1], flush=True)
     print("\n".join(lines))
@@ -96,7 +97,8 @@ def recovered(how: Callable[..., dict[str, Tensor]], model: nn.Module, x: Tensor
         try:
             back = how(one, other, x)
         except Exception as error:  # whatever a peer says of a network that it cannot take
-            return float("nan"), f"fails: {type(error).__name__}"
+            said = str(error) if isinstance(error, TimeoutError) else f"fails: {type(error).__name__}"
+            return float("nan"), said
         finally:
             signal.alarm(0)
         seconds.append(time.perf_counter() - start)
