@@ -123,6 +123,7 @@ def test_a_path_has_outgrown_its_images_when_it_stalls_or_climbs_between_them():
     above = seen(path, shown.loss + 5)  # what counts is what lies above the ends
     assert not outgrown(3, above, 1.3)
     assert outgrown(3, above, 1.2)
+    assert outgrown(3, seen(path, hidden.loss + 5), math.inf)
 
 
 def crossing(name):
