@@ -10,6 +10,8 @@ from training import two_minima
 
 from analysis import NEB, Fourier, StringMethod, find_path, linear_path
 from analysis.heights import Sampled, Survey
+from analysis.relaxing import _Adam
+from analysis.sine_draws import drawn_sines
 from analysis.sine_strings import outgrown, points_at, spread
 from landscape import Objective
 from landscape.paths import FourierPath, Segment
@@ -220,6 +222,23 @@ def test_with_mini_batches_every_gradient_moves_all_sines():
     found = list(Fourier(modes=6).search(survey, vector(1, 0), vector(-1, 0), steps=200, generator=seeded(0)))
     assert {len(sines(f)) for f in found} == {6}
     assert survey.gradients == 100
+
+
+def test_draws_start_from_the_path_that_they_are_given():
+    objective, a, b, _ = crossing("four_well")
+    start = FourierPath(a, b, 0.1 * torch.randn(6, 2, generator=seeded(2), dtype=float64))
+    survey = Survey(objective, tolerance=1e-6)
+    last = list(drawn_sines(survey, start, steps=60, step=1e-12, generator=seeded(0)))[-1]
+    torch.testing.assert_close(sines(last), start.coefficients)
+
+
+def test_adam_for_noisy_forces_takes_steps_of_its_rate_that_end_in_nothing():
+    line = Survey(ring(), tolerance=1e-6).sample(Segment(vector(1, 0), vector(-1, 0)))
+    adam = _Adam(line, torch.zeros(3, 2, dtype=float64))
+    force = vector(5, -0.1).expand(3, 2)
+    for done, share in ((0.0, 1.0), (0.5, 0.5), (1.0, 0.0)):
+        expected = share * 0.02 * line.path.length / math.sqrt(2) * force.sign()
+        torch.testing.assert_close(adam.step(force, done), expected, rtol=1e-5, atol=1e-12)
 
 
 @pytest.mark.parametrize("dim", [2, 9])
