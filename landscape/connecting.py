@@ -15,6 +15,7 @@ from .choosing import losses
 from .errors import InputError
 from .measures import PathSettings
 from .networks import BatchNormPolicy
+from .objective import Objective
 from .parameters import float64_array
 from .results import MinimaNetwork, PathRecord, Solution
 from .stages import Workplace
@@ -51,9 +52,13 @@ def connect(
     problem = place.load()
     if problem.metric is None:
         return found
-    measured = place.objective(a, batchnorm, measure=problem.metric)
-    metric = losses(measured, found.path.family(torch.from_numpy(found.t)), engine=engine)[0]
-    return replace(found, metric=float64_array(metric))
+    return with_metric(found, place.objective(a, batchnorm, measure=problem.metric), engine)
+
+
+def with_metric(path: PathRecord, measured: Objective, engine: str = "loop") -> PathRecord:
+    """The path, with another measure than the loss at its samples."""
+    metric, _ = losses(measured, path.path.family(torch.from_numpy(path.t)), engine=engine)
+    return replace(path, metric=float64_array(metric))
 
 
 def network(place: Workplace, *paths: PathRecord, generator: torch.Generator) -> MinimaNetwork:

@@ -11,7 +11,6 @@ Args:
     out: the folder of records, which resume, and the picture.
 """
 
-from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,8 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from analysis import align, linear_path
-from landscape import Problem, load_problem, losses, stages
-from landscape.parameters import float64_array
+from landscape import Problem, load_problem, stages
+from landscape.connecting import with_metric
 from landscape.plots.style import dress
 from landscape.records import load
 from landscape.results import PathRecord, Solution
@@ -70,8 +69,11 @@ def main(
             run_tasks([t for some in tasks.values() for t in some], place, title="lines", jobs=cores())
         for way, color in WAYS.items():
             lines: Any = [load(task.output) for task in tasks[way]]
-            lowest = interval([p.metric.min() for p in lines])
-            print(f"| {width} | {way} | {interval([p.barrier for p in lines])} | {lowest} |")
+            ends = [(p.start, p.end) for p in lines]
+            barrier, lowest = (
+                interval(x, ends) for x in ([p.barrier for p in lines], [p.metric.min() for p in lines])
+            )
+            print(f"| {width} | {way} | {barrier} | {lowest} |")
             for i, line in enumerate(lines):
                 ax.plot(line.t, line.loss, color=color, linewidth=1, label="_" if i else way)
         dress(ax, title=f"width {width}", xlabel="position on the line", ylabel="test loss")
@@ -88,9 +90,7 @@ def joined(
         theta = align(problem, a, b, method=way, generator=generator).theta  # pyright: ignore[reportArgumentType]
     under: Any = {"dtype": place.torch_dtype, "device": place.device}
     line = linear_path(problem.objective("test", **under), a.theta, theta, start=a.label, end=b.label)
-    measured = problem.objective("test", measure=problem.metric, **under)
-    accuracy = losses(measured, line.path.family(torch.from_numpy(line.t)), engine="loop")[0]
-    return replace(line, metric=float64_array(accuracy))
+    return with_metric(line, problem.objective("test", measure=problem.metric, **under))
 
 
 if __name__ == "__main__":

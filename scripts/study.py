@@ -11,7 +11,7 @@ from jsonargparse import auto_cli
 from matplotlib.figure import Figure
 
 from landscape import InputError
-from landscape.intervals import mean_interval
+from landscape.intervals import mean_interval, pair_mean_interval
 from landscape.plots.labels import number
 from landscape.records import atomic_file, file_name, load
 from landscape.results import Track
@@ -87,7 +87,13 @@ def end(runs: Sequence[Track], value: str, *, log: bool = False) -> tuple[float,
     return float(mean), f"{mean:.3g} ({low:.3g} to {high:.3g})"
 
 
-def interval(values: Any) -> str:
-    """The mean and its 95 % interval over seeds; the geometric mean if all are positive."""
-    mean, low, high = np.exp(mean_interval(np.log(values))) if min(values) > 0 else mean_interval(values)
+def interval(values: Any, ends: Sequence[tuple[str, str]] = ()) -> str:
+    """The mean and its 95 % interval over seeds; the geometric mean if all are positive.
+
+    ``ends``: the two solutions of each pair, over which the interval is then taken, since pairs share them.
+    """
+    positive = min(values) > 0
+    numbers = np.log(values) if positive else np.asarray(values)
+    found = pair_mean_interval(numbers, *np.transpose(ends)) if len(ends) else mean_interval(numbers)
+    mean, low, high = np.exp(found) if positive else found
     return f"{number(mean)} ({number(low, 2)} to {number(high, 2)})"

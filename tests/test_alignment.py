@@ -19,6 +19,7 @@ from analysis import align, linear_path
 from analysis.alignment import _SAME
 from analysis.rescaling import balanced, scalings
 from analysis.symmetries import Symmetries, outputs, state_layout, state_of, symmetries
+from benchmarks.alignment import drawn
 from landscape import InputError, Problem, Solution, load, model_objective
 from landscape.datasets import digits
 from landscape.results import Alignment
@@ -29,12 +30,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def random_permutations(found: Symmetries, seed: int) -> list[Tensor]:
-    g = generator(seed)
-    planted = []
-    for group, same in zip(found.groups, found.identity(), strict=True):
-        rows = [torch.randperm(group.size, generator=g) for _ in range(same[..., 0].numel())]
-        planted.append(torch.stack(rows).reshape(same.shape) if group.free else same)
-    return planted
+    return drawn(found, generator(seed))
 
 
 def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
