@@ -126,6 +126,7 @@ def train(place: Workplace, *, generator: torch.Generator, label: str, seed: int
         epochs=recipe.epochs or problem.epochs,
         batch_size=recipe.batch_size,
         schedule=recipe.scheduler,
+        keep=recipe.keep,
         seed=seed,
         label=label,
         dtype=place.torch_dtype,

@@ -6,7 +6,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from .closures import DataClosure
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 ScheduleFactory = Callable[[Optimizer], LRScheduler]
+Kept = Literal["last", "validation"]
 
 
 def fit(
@@ -35,6 +36,7 @@ def fit(
     batch_size: int | None = None,
     seed: int = 0,
     schedule: ScheduleFactory | None = None,
+    keep: Kept = "last",
     label: str | None = None,
     tail: int = 16,
     curve_points: int = 60,
@@ -53,11 +55,13 @@ def fit(
             split for every step, in pieces of ``problem.batch_size`` whose gradients add up.
         seed: of initialisation, order and any noise in the model. Same seed, same machine, same solution.
         schedule: optimizer -> learning-rate scheduler, stepped once an epoch.
+        keep: "last", the parameters at the end; or "validation", those of the measured epoch with the lowest
+            validation loss, as if training had been stopped there. The curve then ends there, and there is no tail.
         tail: how many of the last steps are kept with their learning rates, for corridor measures.
         curve_points: at how many epochs train and validation loss are measured: so many at first, so many spread evenly.
 
     A run ends early if the optimizer says that it has converged (LBFGS does), or at the first loss that is not
-    finite; ``status`` says so, and θ is then that of the measured epoch with the lowest train loss.
+    finite; ``status`` says so, and θ is then that of the measured epoch with the lowest train (or validation) loss.
     """
     for name, value in {"epochs": epochs, "tail": tail, "curve_points": curve_points}.items():
         if value < 1:
@@ -66,6 +70,12 @@ def fit(
         raise InputError(f"seed must be a whole number from 0 to 2**63 - 1, got {seed}.")
     if batch_size is not None and batch_size < 1:
         raise InputError(f"batch_size must be at least 1, or None for the whole data, got {batch_size}.")
+    if keep not in ("last", "validation"):
+        raise InputError(f"keep must be 'last' or 'validation', got {keep!r}.")
+    if keep == "validation" and problem.validation is None:
+        raise InputError(
+            f"keep='validation' needs validation data, which the problem {problem.name!r} has not."
+        )
     fingerprint = problem.fingerprint  # refuses a problem that cannot be run
     devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
@@ -73,13 +83,14 @@ def fit(
         if devices:
             torch.cuda.manual_seed_all(seed)
         model = problem.build(seed).to(device=device, dtype=dtype)
-        run = _Run(problem, model, optimizer, batch_size, seed, tail)
+        run = _Run(problem, model, optimizer, batch_size, seed, tail, keep)
         status = run.train(
             epochs, schedule=schedule, curve_points=curve_points, title=label or "fit", shown=show_progress
         )
     settings = {
         "epochs": epochs,
         "batch_size": batch_size,
+        "keep": keep,
         "dtype": str(dtype),
         "device": str(device),
         "problem_fingerprint": fingerprint,
@@ -100,9 +111,10 @@ class _Run:
         batch_size: int | None,
         seed: int,
         tail: int,
+        keep: Kept,
     ) -> None:
         trained = [p for p in model.parameters() if p.requires_grad]
-        self.problem, self.model, self.seed = problem, model, seed
+        self.problem, self.model, self.seed, self.keep = problem, model, seed, keep
         self.optimizer = factory(trained)
         self.parameters = Parameters.of(model)
         like = {"dtype": trained[0].dtype, "device": trained[0].device}
@@ -143,9 +155,14 @@ class _Run:
                     self._measure(epoch)
                 advance(note=f"loss {loss:.3g}")
                 if converged:
-                    return f"converged in epoch {epoch}"
+                    return self._ended(f"converged in epoch {epoch}")
         self._finish()
-        return f"ran {epochs} epochs"
+        return self._ended(f"ran {epochs} epochs")
+
+    def _ended(self, how: str) -> str:
+        if self.keep == "last":
+            return how
+        return f"{how}; these are the parameters of epoch {self._return_to_best()}, of lowest validation loss"
 
     def _epoch(self, *, left: int) -> float:
         """Steps through the training data once, with ``left`` epochs to come; the mean of the losses that the optimizer saw."""
@@ -189,12 +206,18 @@ class _Run:
         train = float(self._closure(self.train_data).loss())
         held_out = NAN if self.validation_data is None else float(self._closure(self.validation_data).loss())
         self.curve.append((epoch, train, held_out))
-        if train <= self.best[0]:
+        score = train if self.keep == "last" else held_out
+        if epoch == 0 and math.isnan(score):
+            split = "train" if self.keep == "last" else "validation"
+            raise InputError(
+                f"the {split} loss of the problem {self.problem.name!r} is nan at initialisation; check its data."
+            )
+        if score <= self.best[0]:
             state = {name: t.detach().clone() for name, t in self.model.state_dict().items()}
-            self.best = (train, epoch, state)
+            self.best = (score, epoch, state)
 
     def _return_to_best(self) -> int:
-        """Go back to the measured epoch of lowest train loss, and say which it was."""
+        """Go back to the measured epoch of lowest train (or validation) loss, and say which it was."""
         _, epoch, state = self.best
         self.model.load_state_dict(state)
         self.curve = [point for point in self.curve if point[0] <= epoch]

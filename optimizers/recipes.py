@@ -18,6 +18,7 @@ from landscape.calls import format_call, import_attribute, parse_call
 from .alto import ALTO
 from .clr import CLR
 from .e import E
+from .fit import Kept
 from .lamb import Lamb
 from .lbfgs import LBFGS
 from .nso import NSO
@@ -26,7 +27,7 @@ from .sam import SAM
 from .sharpness_aware import SharpnessAwarePerturbation
 from .smoothed import SmoothedPerturbation
 
-_RUN_OPTIONS = ("epochs", "batch_size", "schedule")
+_RUN_OPTIONS = ("epochs", "batch_size", "schedule", "keep")
 _LABELLED = re.compile(r"^\s*(?P<label>[\w.\-]+)\s*=\s*(?P<call>.+)$", re.DOTALL)
 
 
@@ -36,6 +37,7 @@ class Recipe:
 
     epochs None means as many as the problem says.
     batch_size None takes the whole data for every step. schedule is "constant" or "cosine" (to zero over the run).
+    keep is "last" or "validation", as fit has it.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Recipe:
     epochs: int | None = None
     batch_size: int | None = 64
     schedule: str = "constant"
+    keep: Kept = "last"
     label: str = ""
 
     def __post_init__(self) -> None:
@@ -51,6 +54,8 @@ class Recipe:
             raise InputError(
                 f"schedule must be 'constant' or 'cosine', got {self.schedule!r} in {self.name}."
             )
+        if self.keep not in ("last", "validation"):
+            raise InputError(f"keep must be 'last' or 'validation', got {self.keep!r} in {self.name}.")
         for name in ("epochs", "batch_size"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
@@ -64,6 +69,8 @@ class Recipe:
     def __str__(self) -> str:
         """The recipe in full, so that it can be read and repeated."""
         run = {name: getattr(self, name) for name in _RUN_OPTIONS}
+        if self.keep == "last":
+            del run["keep"]
         return format_call(self.name, {**self.settings, **run})
 
     def optimizer(self, params: Iterable[nn.Parameter]) -> Optimizer:
@@ -126,7 +133,7 @@ def parse_recipe(text: str) -> Recipe:
     """The recipe of ``name``, ``name(key=value, …)`` or ``label=name(…)``.
 
     The name is one of RECIPES, or ``package.module:attribute`` of a function (params, **settings) -> optimizer. The
-    keys epochs, batch_size and schedule belong to the run, the others go to the optimizer. A changed recipe is
+    keys epochs, batch_size, schedule and keep belong to the run, the others go to the optimizer. A changed recipe is
     labelled by its whole text, unless it is given a label.
     """
     labelled = _LABELLED.match(text)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from landscape import InputError
 from landscape.intervals import mean_interval, pair_mean_interval
-from landscape.plots.labels import number
+from landscape.plots.labels import bounded
 from landscape.records import atomic_file, file_name, load
 from landscape.results import Track
 from landscape.tasks import Task, cores, run_tasks, sole_use
@@ -95,5 +95,4 @@ def interval(values: Any, ends: Sequence[tuple[str, str]] = ()) -> str:
     positive = min(values) > 0
     numbers = np.log(values) if positive else np.asarray(values)
     found = pair_mean_interval(numbers, *np.transpose(ends)) if len(ends) else mean_interval(numbers)
-    mean, low, high = np.exp(found) if positive else found
-    return f"{number(mean)} ({number(low, 2)} to {number(high, 2)})"
+    return bounded(*(np.exp(found) if positive else found))

@@ -1,6 +1,7 @@
 """fit: the same steps as a plain training loop, reproducible, with what later stages need."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -47,8 +48,6 @@ def test_mini_batches_equal_a_plain_loop():
 
 
 def test_full_batch_in_pieces_equals_full_batch_at_once():
-    from dataclasses import replace
-
     whole = fit(PROBLEM, sgd, epochs=4, show_progress=False)
     pieces = fit(replace(PROBLEM, batch_size=7), sgd, epochs=4, show_progress=False)
     np.testing.assert_allclose(whole.theta, pieces.theta, rtol=1e-12, atol=1e-14)
@@ -133,6 +132,39 @@ def test_divergence_is_survived_and_said():
     assert solution.curve_epoch.tolist() == [0]
 
 
+NOISY = replace(PROBLEM, train=(X[:30], torch.where(torch.arange(30) % 3 == 0, 1 - Y[:30], Y[:30])))
+
+
+def test_parameters_of_the_lowest_validation_loss_are_kept():
+    whole = fit(NOISY, sgd, epochs=60, batch_size=8, show_progress=False)
+    stopped = fit(NOISY, sgd, epochs=60, batch_size=8, keep="validation", show_progress=False)
+    best = int(np.argmin(whole.curve_validation))
+    assert 0 < best < 60
+    until = fit(NOISY, sgd, epochs=best, batch_size=8, show_progress=False)
+    np.testing.assert_array_equal(stopped.theta, until.theta)
+    np.testing.assert_array_equal(stopped.curve_train, whole.curve_train[: best + 1])
+    assert stopped.validation_loss == pytest.approx(whole.curve_validation.min(), rel=1e-12)
+    assert stopped.status == (
+        f"ran 60 epochs; these are the parameters of epoch {best}, of lowest validation loss"
+    )
+    assert stopped.tail.shape == (0, stopped.theta.size)
+    assert stopped.gradients == pytest.approx(60)  # all that were spent
+
+
+def test_keeping_by_validation_needs_validation_data():
+    with pytest.raises(InputError, match="needs validation data, which the problem 'small' has not"):
+        fit(replace(PROBLEM, validation=None), sgd, epochs=1, keep="validation", show_progress=False)
+
+
+@pytest.mark.parametrize(("keep", "split"), [("last", "train"), ("validation", "validation")])
+def test_a_loss_that_is_nan_from_the_start_is_refused(keep, split):
+    inputs = torch.cat([X, X])
+    inputs[-1] = float("nan")  # beyond what a problem is tried with
+    spoilt = replace(PROBLEM, **{split: (inputs, torch.cat([Y, Y]))})
+    with pytest.raises(InputError, match=f"the {split} loss of the problem 'small' is nan at initialisation"):
+        fit(spoilt, sgd, epochs=2, keep=keep, show_progress=False)
+
+
 def test_a_tail_shorter_than_an_epoch_holds_its_last_steps():
     long = fit(PROBLEM, sgd, epochs=2, batch_size=8, tail=4, show_progress=False)
     short = fit(PROBLEM, sgd, epochs=2, batch_size=8, tail=3, show_progress=False)
@@ -200,6 +232,7 @@ def test_schedules_reach_the_optimizer():
     [
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"epochs": 1, "batch_size": 0}, "batch_size must be at least 1"),
+        ({"epochs": 1, "keep": "best"}, "keep must be 'last' or 'validation', got 'best'"),
     ],
 )
 def test_bad_options(options, message):
@@ -226,6 +259,7 @@ def test_recipes_are_read_and_written():
     assert recipe.label == "fast"
     assert recipe.settings == {"lr": 0.5, "momentum": 0.9}
     assert str(recipe) == "sgd(lr=0.5, momentum=0.9, epochs=3, batch_size=64, schedule='constant')"
+    assert str(parse_recipe("sgd(keep='validation')")).endswith("schedule='constant', keep='validation')")
     assert parse_recipe("sgd").label == "sgd"
     assert parse_recipe("sgd(lr=0.5)").label == "sgd(lr=0.5)"
     assert parse_recipe("sgd").on(PROBLEM).epochs == 75
@@ -243,6 +277,7 @@ def test_recipes_are_read_and_written():
         ("sgd(speed=1)", "'sgd' cannot be made with"),
         ("sgd(epochs=0)", "epochs must be a whole number of at least 1, or None, got 0"),
         ("sgd(batch_size='all')", "batch_size must be a whole number"),
+        ("sgd(keep='best')", "keep must be 'last' or 'validation', got 'best'"),
         ("sgd(schedule='step')", "schedule must be 'constant' or 'cosine', got 'step'"),
         ("torch.optim:Nothing", "no attribute 'Nothing'"),
     ],

@@ -97,6 +97,16 @@ networks = pytest.mark.parametrize(
 )
 
 
+def test_a_barrier_of_rounding_is_none():
+    low = 0.1
+    network = synthetic([[low, low + 2e-17], [low + 2e-17, low]], np.array([low, low]))
+    assert network.heights[0, 1] > low
+    assert not network.direct_barriers[0, 1]
+    assert not network.barriers[0, 1]
+    higher = synthetic([[low, low + 1e-12], [low + 1e-12, low]], np.array([low, low]))
+    assert higher.barriers[0, 1] == higher.direct_barriers[0, 1] == pytest.approx(1e-12, rel=1e-3)
+
+
 @networks
 def test_the_minimax_is_that_of_all_chains(network):
     np.testing.assert_array_equal(network.minimax, chains(network))

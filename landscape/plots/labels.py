@@ -284,6 +284,11 @@ def number(value: float, digits: int = 3) -> str:
     return text.replace("-", "−")
 
 
+def bounded(center: float, low: float, high: float) -> str:
+    """A number and its interval, as "1.52 (1.2 to 1.8)"."""
+    return f"{number(center)} ({number(low, 2)} to {number(high, 2)})"
+
+
 def percent(value: float) -> str:
     """A share as per cent, with one decimal; a dash for NaN."""
     return f"{100 * value:.1f} %" if math.isfinite(value) else "–"

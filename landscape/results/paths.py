@@ -13,6 +13,8 @@ import numpy as np
 
 from ..records import Array, Record
 
+ROUNDING = 1e-13  # of a loss: what sums of other order may change, as those over permuted units
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PathRecord(Record):
@@ -201,13 +203,13 @@ class MinimaNetwork(Record):
 
     @property
     def barriers(self) -> Array:
-        """minimax minus the loss of the higher end (n, n); 0 on the diagonal."""
-        return self.minimax - self._higher
+        """minimax minus the loss of the higher end (n, n), rounding aside; 0 on the diagonal."""
+        return self._above_ends(self.minimax)
 
     @property
     def direct_barriers(self) -> Array:
-        """Of the paths found (n, n), NaN where none was searched: heights minus the loss of the higher end."""
-        return self.heights - self._higher
+        """Of the paths found (n, n), NaN where none was searched: heights minus the loss of the higher end, rounding aside."""
+        return self._above_ends(self.heights)
 
     def clusters(self, height: float) -> Array:
         """Which minima are joined below a height: a number (n,) for each, the same within a cluster; −1 for minima above it.
@@ -221,6 +223,7 @@ class MinimaNetwork(Record):
                 numbers[joined[i]] = numbers.max() + 1
         return numbers
 
-    @property
-    def _higher(self) -> Array:
-        return np.maximum(self.loss[:, None], self.loss[None, :])
+    def _above_ends(self, heights: Array) -> Array:
+        higher = np.maximum(self.loss[:, None], self.loss[None, :])
+        above = heights - higher
+        return np.where(np.abs(above) <= ROUNDING * np.abs(higher), 0.0, above)
