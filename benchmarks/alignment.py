@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from analysis import align
-from analysis.symmetries import Symmetries, state_of, symmetries
+from analysis.alignment.symmetries import Symmetries, state_of, symmetries
 from landscape.plots.labels import number
 from scripts.study import command
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from analysis import hessian_trace, spectral_density, top_eigenpairs
-from analysis.split import split_trace
+from analysis.curvature.split import split_trace
 
 from .measure import Work, head, machine, peak_bytes, replaced, row, turns
 from .needed import LADDER, RUNS, SAMPLES, needed

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.curvature import products_of
-from analysis.estimators import Estimator, Hutchinson, HutchPlusPlus
+from analysis.curvature.estimators import Estimator, Hutchinson, HutchPlusPlus
+from analysis.curvature.matrices import products_of
+from analysis.curvature.xtrace import XTrace
 from analysis.points import draw_normal
-from analysis.xtrace import XTrace
 
 from .solutions import Spot
 

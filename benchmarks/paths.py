@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from analysis.heights import INTERVALS, Survey
-from analysis.paths import METHODS
+from analysis.paths.find import METHODS
+from analysis.paths.heights import INTERVALS, Survey
 from landscape import stages
 from landscape.paths import Segment
 from landscape.records import file_name, load

@@ -26,6 +26,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": commands.train,
     "flatness": commands.flatness,
     "barrier": commands.barrier,
+    "network": commands.network,
     "embed": commands.embed,
     "scan": commands.scan,
     "report": commands.report,
@@ -42,6 +43,9 @@ _LISTS: dict[str, dict[str, Any]] = {
         }
     },
     "flatness": {"solutions": {"nargs": "+", "metavar": "SOLUTION", "help": "files of solutions (.npz)."}},
+    "network": {
+        "solutions": {"nargs": "+", "metavar": "SOLUTION", "help": "files of solutions (.npz), two or more."}
+    },
     "embed": {
         "solutions": {
             "nargs": "+",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # Commands import what they run when they run, so that --help is quick.
 Dtype = Literal["float32", "float64"]
+PathMethod = Literal["fourier", "fourier-published", "bezier", "polychain", "neb", "autoneb", "string"]
 
 
 def compare_optimizers(
@@ -183,7 +184,7 @@ def barrier(
     out: str | None = None,
     dtype: Dtype = "float64",
     device: str = "cpu",
-    methods: list[str] = ["fourier"],  # noqa: B006 (read only)
+    methods: list[PathMethod] = ["fourier"],  # noqa: B006 (read only)
     minima: bool = True,
     settings: PathSettings = PathSettings(),  # noqa: B008 (frozen)
 ) -> None:
@@ -196,7 +197,7 @@ def barrier(
         out: directory for records and figure; by default paths/ beside the first solution.
         dtype: precision of parameters and data.
         device: where to compute, as PyTorch names it (cpu, cuda, cuda:1, mps).
-        methods: of searching curved paths: fourier, fourier-published, bezier, polychain, neb, autoneb, string.
+        methods: of searching curved paths.
         minima: refuse solutions that are not near a minimum.
         settings: how curved paths are searched.
     """
@@ -225,6 +226,55 @@ def barrier(
         _say(f"{path.method}: height {path.height:.6g}, barrier {path.barrier:.6g} ({path.message})")
     save_axes(plot_paths(paths), folder / name)
     _say(f"records and figure: {folder / name}.*")
+
+
+def network(
+    solutions: list[str],
+    *,
+    problem: str | None = None,
+    out: str | None = None,
+    dtype: Dtype = "float64",
+    device: str = "cpu",
+    jobs: int | None = None,
+    method: PathMethod = "fourier",
+    pairs: Literal["open", "tree", "all"] = "open",
+    minima: bool = True,
+    settings: PathSettings = PathSettings(),  # noqa: B008 (frozen)
+) -> None:
+    """Join saved solutions by paths, and draw at which height of the loss they come together.
+
+    Args:
+        problem: what they were trained on; by default what the solutions say.
+        out: directory for records and figures; by default network/ beside the first solution.
+        dtype: precision of parameters and data.
+        device: where to compute, as PyTorch names it (cpu, cuda, cuda:1, mps).
+        jobs: processes at a time; by default one a core, or one on a GPU.
+        method: of searching paths.
+        pairs: which are searched: open, those that could still change something; tree, those of the spanning tree; or all,
+            for statistics of pairs.
+        minima: refuse solutions that are not near a minimum.
+        settings: how paths are searched.
+    """
+    from analysis import group_statistics
+
+    from . import connecting
+    from .plots import plot_disconnectivity, plot_height_histogram, plot_heights, save_axes
+    from .tables import show_network, show_summary
+
+    place, given = _solutions(solutions, problem, dtype, device)
+    folder = Path(out) if out else given[0].output.parent / "network"
+    how = {"method": method, "rule": pairs, "minima": minima, "settings": settings}
+    found = connecting.join(place, given, folder, **how, jobs=_jobs(jobs, place))
+    show_network(found)
+    if pairs == "all" and (found.heights < float("inf")).all():
+        show_summary(group_statistics(found), "pair")
+    for name, plot in {
+        "network": plot_disconnectivity,
+        "heights": plot_heights,
+        "histogram": plot_height_histogram,
+    }.items():
+        save_axes(plot(found), folder / name)
+    _say(f"records and figures: {folder}")
 
 
 def embed(
@@ -348,10 +398,19 @@ def _solutions(
 
 
 def _run(tasks: Sequence[Task], place: Workplace, *, title: str, jobs: int | None = 1) -> None:
-    from .tasks import cores, run_tasks
+    from .tasks import run_tasks
 
-    jobs = jobs or (cores() if place.device == "cpu" else 1)
-    run_tasks(tasks, place, title=title, jobs=min(jobs, len(tasks)), show_progress=bool(title))
+    run_tasks(tasks, place, title=title, jobs=min(_jobs(jobs, place), len(tasks)), show_progress=bool(title))
+
+
+def _jobs(jobs: int | None, place: Workplace) -> int:
+    """Processes at a time: by default one a core, or one on a GPU."""
+    from .errors import InputError
+    from .tasks import cores
+
+    if jobs is not None and jobs < 1:
+        raise InputError(f"jobs must be at least 1, got {jobs}.")
+    return jobs or (cores() if place.device == "cpu" else 1)
 
 
 def _say(line: str) -> None:

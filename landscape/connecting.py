@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from analysis import find_path, linear_path, network_of
+from analysis import find_path, known_of, linear_path
 
 from .choosing import losses
 from .errors import InputError
@@ -17,8 +19,11 @@ from .measures import PathSettings
 from .networks import BatchNormPolicy
 from .objective import Objective
 from .parameters import float64_array
+from .progress import progress
 from .results import MinimaNetwork, PathRecord, Solution
+from .solution_files import SolutionFile
 from .stages import Workplace
+from .tasks import Given, Task, run_tasks, sole_use
 
 _RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -61,9 +66,71 @@ def with_metric(path: PathRecord, measured: Objective, engine: str = "loop") -> 
     return replace(path, metric=float64_array(metric))
 
 
-def network(place: Workplace, *paths: PathRecord, generator: torch.Generator) -> MinimaNetwork:
-    """What joins all solutions at which height, by the paths of a study."""
-    return network_of(paths)
+def network(
+    place: Workplace,
+    *paths: PathRecord,
+    generator: torch.Generator,
+    rule: str = "all",
+    negligible: float = 0.0,
+) -> MinimaNetwork:
+    """What joins all solutions at which height, by the paths of a study; rule: which of the others were to be searched."""
+    return known_of(paths).network(set() if rule == "all" else None, rule, negligible)
+
+
+def join(
+    place: Workplace,
+    given: Sequence[Given],
+    folder: Path,
+    *,
+    method: str = "fourier",
+    rule: str = "open",
+    minima: bool = True,
+    settings: PathSettings | None = None,
+    jobs: int = 1,
+    show_progress: bool = True,
+) -> MinimaNetwork:
+    """The network of solutions, in ``folder``: straight lines between all pairs, then paths between those that matter.
+
+    As many pairs at a time as there are processes, those first that matter most by what is known then (``rule`` as in
+    minima_network), so more processes may search a few pairs more. What is there already is taken.
+    """
+    labels = [SolutionFile(g.output).label for g in given]
+    if len(labels) < 2 or len(set(labels)) < len(labels):
+        raise InputError(f"solutions must be two or more with different labels, got {', '.join(labels)}.")
+    settings = settings or PathSettings()
+    how, policy = path_methods(settings, (method,), minima=minima), "batch" if place.has_batchnorm else "eval"
+
+    def task(pair: tuple[int, int], kind: str) -> Task:
+        a, b = (given[i] for i in pair)
+        file = folder / "paths" / f"{a.output.stem}--{b.output.stem}.{kind}.npz"
+        return Task(file, connect, (a, b), {"batchnorm": policy, **how[kind]}, under=place.under)
+
+    with sole_use(folder):
+        tasks = [task(pair, "linear") for pair in combinations(range(len(given)), 2)]
+        run_tasks(tasks, place, title="Straight lines", jobs=jobs, show_progress=show_progress)
+        known = known_of(_read(tasks))
+        with progress("Paths", len(tasks), shown=show_progress) as advance:
+            while left := known.open_pairs(rule=rule, negligible=settings.negligible):
+                some = left[:jobs]
+                found = [task(pair, method) for pair in some]
+                run_tasks(found, place, title="", jobs=len(found), show_progress=False)
+                for pair, path in zip(some, _read(found), strict=True):
+                    known.add(pair, path)
+                tasks += found
+                advance(len(found), note=f"{len(left) - len(found)} left")
+        whole = Task(
+            folder / "network.npz",
+            network,
+            tuple(tasks),
+            {"rule": rule, "negligible": settings.negligible},
+            replaceable=True,
+        )
+        run_tasks([whole], place, title="", jobs=1, show_progress=False)
+    return MinimaNetwork.load(whole.output)
+
+
+def _read(tasks: Sequence[Task]) -> Iterator[PathRecord]:
+    return (PathRecord.load(task.output) for task in tasks)
 
 
 def path_methods(

@@ -1,4 +1,4 @@
-"""Tables for the terminal: summaries with intervals, and the flatness and curvature of solutions."""
+"""Tables for the terminal: summaries with intervals, the flatness and curvature of solutions, and what joins them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.table import Table
 
 from .plots.flatness import MEASURES, flatness_value
 from .plots.labels import metric, number, percent
-from .results import BlockTraces, Flatness, SpectralDensity, SplitTrace, Summary
+from .results import BlockTraces, Flatness, MinimaNetwork, SpectralDensity, SplitTrace, Summary
 
 _WITHOUT_TERMINAL = 200  # columns
 
@@ -53,6 +53,21 @@ def show_flatness(records: Sequence[Flatness]) -> None:
     )
     _say("* does not change when layers are rescaled against each other; the others do")
     _say_messages([f.label for f in records], [f.message for f in records])
+
+
+def show_network(network: MinimaNetwork) -> None:
+    """Print one row a merge of the disconnectivity graph, lowest first: its height, whose path it is, and what it joins."""
+    table = Table("height", "barrier", "path between", "joins", "search")
+    for merge in network.merges:
+        a, b = (network.labels[i] for i in merge.edge)
+        parts = f"{len(merge.left)} + {len(merge.right)} minima"
+        settled = "settled" if merge.settled else "not settled"
+        table.add_row(
+            number(merge.height), number(network.barriers[merge.edge], 2), f"{a} – {b}", parts, settled
+        )
+    _console().print(table)
+    searched = int((network.status == "searched").sum()) // 2
+    _say(f"paths were searched for {searched} of {len(network.loss) * (len(network.loss) - 1) // 2} pairs")
 
 
 def show_curvature(

@@ -16,9 +16,9 @@ from test_symmetries import OWN, Of, built, flat, sizes
 from torch import Tensor, nn
 
 from analysis import align, linear_path
-from analysis.alignment import _SAME
-from analysis.rescaling import balanced, scalings
-from analysis.symmetries import Symmetries, outputs, state_layout, state_of, symmetries
+from analysis.alignment.align import _SAME
+from analysis.alignment.rescaling import balanced, scalings
+from analysis.alignment.symmetries import Symmetries, outputs, state_layout, state_of, symmetries
 from benchmarks.alignment import drawn
 from landscape import InputError, Problem, Solution, load, model_objective
 from landscape.datasets import digits

@@ -9,8 +9,8 @@ from dense import quadratic, reference, rotated
 from torch import Tensor, nn
 
 from analysis import block_traces
-from analysis.blocks import Probes
-from analysis.partition import Groups, partition_of
+from analysis.curvature.blocks import Probes
+from analysis.curvature.partition import Groups, partition_of
 from analysis.points import NOT_FINITE
 from landscape import InputError, Objective
 from landscape.parameters import Parameters

@@ -9,8 +9,8 @@ from dense import dense_hessian, quadratic, reference
 from torch import Tensor, nn
 
 from analysis import flat_minimum_certificate
-from analysis.certificate import _slopes, _square
-from analysis.thirds import third_derivatives
+from analysis.flatness.certificate import _slopes, _square
+from analysis.flatness.thirds import third_derivatives
 from landscape import HessianProducts, InputError, Objective, load, model_objective
 from landscape.networks import BatchNormPolicy
 

@@ -6,13 +6,17 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import combinations
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
+from analysis.paths.find import METHODS
 from landscape import load
 from landscape.cli import COMMANDS, main
+from landscape.commands import PathMethod
 from landscape.plots.labels import number
 from optimizers import RECIPES
 
@@ -100,6 +104,40 @@ def test_train_flatness_barrier_embed_and_scan(trained, capsys):
         record = load(trained / "scans" / f"adamw-0.{probe}.npz")
         assert record.center_loss == pytest.approx(load(files[0]).train_loss, rel=1e-12)
         assert (trained / "scans" / f"adamw-0.{probe}.svg").exists()
+
+
+def test_network_joins_solutions_and_takes_what_is_there(trained, capsys):
+    files = sorted(str(p) for p in trained.glob("*.npz"))
+    arguments = ["network", *files, "--settings.steps", "30", "--minima", "false"]
+    code, out, err = run(*arguments, "--pairs", "all", "--jobs", "1", capsys=capsys)
+    assert (code, err) == (0, "")
+    assert "paths were searched for 6 of 6 pairs" in out
+    assert "adamw – sgd" in out  # statistics
+    found = load("network/network.npz")
+    assert found.labels == ("adamw/0", "adamw/1", "sgd/0", "sgd/1")
+    for (i, a), (j, b) in combinations(enumerate(found.labels), 2):
+        name = f"network/paths/{a}--{b}".replace("/0", "-0").replace("/1", "-1")
+        assert found.heights[i, j] == load(f"{name}.fourier.npz").height
+        assert found.lines[i, j] == load(f"{name}.linear.npz").height
+    for name in ("network", "heights", "histogram"):
+        assert Path(f"network/{name}.png").stat().st_size > 1000
+    before = {path: path.stat().st_mtime_ns for path in Path("network").rglob("*.npz")}
+    assert run(*arguments, "--pairs", "all", "--jobs", "1", capsys=capsys)[:2] == (0, out)
+    assert {path: path.stat().st_mtime_ns for path in Path("network").rglob("*.npz")} == before
+
+
+def test_network_leaves_out_pairs_that_cannot_matter(trained, capsys):
+    files = sorted(str(p) for p in trained.glob("*.npz"))
+    ways = ("--settings.steps", "30", "--settings.negligible", "10", "--minima", "false", "--jobs", "2")
+    code, out, _ = run("network", *files, *ways, capsys=capsys)
+    assert code == 0
+    assert "paths were searched for 0 of 6 pairs" in out
+    found = load("network/network.npz")
+    assert (found.status[np.triu_indices(4, 1)] == "at its bound").all()
+
+
+def test_the_methods_on_the_command_line_are_those_of_find_path():
+    assert set(get_args(PathMethod)) == set(METHODS)
 
 
 FLATNESS = [
@@ -235,6 +273,9 @@ BAD = {
     "truncated": (["flatness", "truncated.npz"], "truncated or no .npz"),
     "foreign": (["scan", "foreign.npz"], "not written by torch-landscape"),
     "pickled": (["embed", "pickled.npz", "sgd-0.npz"], "pickled objects"),
+    "one solution": (["network", "sgd-0.npz"], "must be two or more with different labels, got sgd/0"),
+    "same label": (["network", "sgd-0.npz", "sgd-0.npz"], "with different labels, got sgd/0, sgd/0"),
+    "no jobs": (["network", "sgd-0.npz", "adamw-1.npz", "--jobs", "0"], "jobs must be at least 1, got 0"),
     "nan": (["barrier", "nan.npz", "sgd-0.npz"], "NaN or infinite"),
     "absent": (["barrier", "absent.npz", "sgd-0.npz"], "does not exist"),
     "record of another kind": (["scan", "trace.npz"], "holds a trace, but a solution is needed"),

@@ -7,7 +7,7 @@ import torch
 from dense import NETWORKS, dense_hessian, quadratic, reference
 from torch import Tensor, nn
 
-from analysis.curvature import Outputs, composed_terms, products_of
+from analysis.curvature.matrices import Outputs, composed_terms, products_of
 from landscape import InputError, Objective, model_objective
 from landscape.objective import Composed
 

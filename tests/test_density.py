@@ -16,7 +16,7 @@ from test_curvature import dense_gauss_newton
 from torch import Tensor
 
 from analysis import spectral_density
-from analysis.density import quadrature, tridiagonal
+from analysis.curvature.density import quadrature, tridiagonal
 from landscape import InputError, Objective, load
 from landscape.results import SpectralDensity
 

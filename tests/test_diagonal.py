@@ -8,8 +8,9 @@ import torch
 from dense import quadratic, reference, rotated
 from torch import Tensor
 
-from analysis import diagonal, hessian_diagonal
-from analysis.diagonal import DiagonalMethod
+from analysis import hessian_diagonal
+from analysis.curvature import diagonal
+from analysis.curvature.diagonal import DiagonalMethod
 from analysis.points import NOT_FINITE
 from landscape import InputError, Objective
 from landscape.results import Diagonal

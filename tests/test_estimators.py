@@ -8,9 +8,9 @@ import torch
 from dense import reference, rotated
 from torch import Tensor
 
-from analysis.estimators import Basis, Estimator, Hutchinson, HutchPlusPlus
-from analysis.xnystrace import XNysTrace
-from analysis.xtrace import XTrace
+from analysis.curvature.estimators import Basis, Estimator, Hutchinson, HutchPlusPlus
+from analysis.curvature.xnystrace import XNysTrace
+from analysis.curvature.xtrace import XTrace
 
 F64 = torch.float64
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from analysis.examples import ExampleSquares
+from analysis.curvature.examples import ExampleSquares
 from landscape import model_objective
 from landscape.objective import Composed
 
@@ -180,7 +180,7 @@ def one_by_one(output: Callable[[Tensor], Tensor], theta: Tensor, seeds: Tensor)
 def test_they_are_those_of_one_pass_for_each_example(
     name: str, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("analysis.examples.CHUNK", chunk)
+    monkeypatch.setattr("analysis.curvature.examples.CHUNK", chunk)
     output, theta, names, sizes = network(name)
     squares = ExampleSquares(output, theta)
     known = [bool(part.all()) for part in squares.known.split(sizes)]

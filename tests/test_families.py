@@ -34,9 +34,9 @@ from analysis import (
     relative_flatness,
     top_eigenpairs,
 )
-from analysis.curvature import products_of
-from analysis.invariant import default_layer, has_fisher
-from analysis.split import split_trace
+from analysis.curvature.matrices import products_of
+from analysis.curvature.split import split_trace
+from analysis.flatness.invariant import default_layer, has_fisher
 from landscape import HessianProducts, InputError, StreamedBatches, model_objective
 from landscape.operators import dense_hessian
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from analysis import fans
-from analysis.fans import Fan
+from analysis.curvature import fans
+from analysis.curvature.fans import Fan
 from landscape import InputError
 
 functional = nn.functional

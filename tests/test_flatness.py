@@ -12,7 +12,6 @@ from dense import Reference, quadratic, reference, rotated
 from scipy.optimize import brentq
 from torch import Tensor
 
-import analysis.noise
 import landscape
 from analysis import (
     average_sharpness,
@@ -23,8 +22,9 @@ from analysis import (
     relative_flatness,
     worst_case_sharpness,
 )
-from analysis.flatness import flatness
-from analysis.trace import trace_and_square
+from analysis.curvature.trace import trace_and_square
+from analysis.flatness import noise
+from analysis.flatness.measures import flatness
 from landscape import Family, HessianProducts, InputError, Objective, load
 from landscape.potentials import muller_brown
 from landscape.results import Flatness
@@ -284,7 +284,7 @@ def test_evaluations_are_counted(monkeypatch):
         return landscape.losses(objective, family, **settings)
 
     monkeypatch.setattr(Objective, "__call__", counted_loss)
-    monkeypatch.setattr(analysis.noise, "losses", counted_losses)
+    monkeypatch.setattr(noise, "losses", counted_losses)
     monkeypatch.setattr(Objective, "value_and_grad", counted_gradient)
     monkeypatch.setattr(Objective, "hvp", counted_hvp)
     monkeypatch.setattr(HessianProducts, "__call__", counted_times)

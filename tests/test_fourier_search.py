@@ -9,10 +9,10 @@ from reference import CROSSINGS
 from training import two_minima
 
 from analysis import NEB, Fourier, StringMethod, find_path, linear_path
-from analysis.heights import Sampled, Survey
-from analysis.relaxing import _Adam
-from analysis.sine_draws import drawn_sines
-from analysis.sine_strings import outgrown, points_at, spread
+from analysis.paths.heights import Sampled, Survey
+from analysis.paths.relaxing import _Adam
+from analysis.paths.sine_draws import drawn_sines
+from analysis.paths.sine_strings import outgrown, points_at, spread
 from landscape import Objective
 from landscape.paths import FourierPath, Segment
 from landscape.potentials import ring

@@ -10,7 +10,7 @@ import torch
 from dense import NETWORKS, reference, rotated
 from torch import Tensor
 
-from analysis.lanczos import End, Ritz, chosen, lanczos
+from analysis.curvature.lanczos import End, Ritz, chosen, lanczos
 
 ENDS: list[End] = ["LA", "SA", "LM", "BE"]
 

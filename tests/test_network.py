@@ -18,8 +18,8 @@ from scipy.spatial.distance import squareform
 from test_potentials import polyhedra
 
 from analysis import find_path, group_statistics, linear_path, minima_network, network_of
-from analysis.group_statistics import _averages, _Column
-from analysis.known import Known
+from analysis.networks.group_statistics import _averages, _Column
+from analysis.networks.known import Known
 from landscape import InputError, Objective
 from landscape.potentials import four_well, lennard_jones, ring
 from landscape.results import MinimaNetwork
@@ -352,7 +352,8 @@ def test_pairs_of_the_tree_come_first_then_those_with_most_room_then_those_of_lo
     for pair, height in lines.items():
         known.add(pair, sampled("", "", 0, height, 0, method="linear"))
     asked = []
-    while pair := known.following(None, "open", 1e-5):
+    while pairs := known.open_pairs():
+        pair = pairs[0]
         asked.append(pair)
         known.add(pair, sampled("", "", 0, 2 if pair == (0, 3) else 0.1, 0))
     assert asked == [(0, 3), (0, 1), (0, 2), (1, 3), (1, 2), (2, 3)]

@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from analysis import find_path, linear_path, refine_pass
-from analysis.modes import Modes, _beside, some_modes
+from analysis.passes.modes import Modes, _beside, some_modes
 from landscape import InputError, Objective, load, model_objective
 from landscape.datasets import digits
 from landscape.potentials import lennard_jones, muller_brown, ring
@@ -447,7 +447,7 @@ def test_evaluations_are_counted(dense, monkeypatch):
 
         return products
 
-    for module in ("following", "spectrum"):
+    for module in ("passes.following", "curvature.spectrum"):
         monkeypatch.setattr(f"analysis.{module}.products_of", counted)
     found = refine_pass(objective, start, dense=dense, generator=seeded())
     assert (found.gradients, found.matvecs) == (counts["gradients"], counts["products"])

@@ -7,9 +7,9 @@ from reference import CROSSINGS
 from training import two_minima
 
 from analysis import NEB, AutoNEB, Bezier, Polychain, StringMethod, find_path, linear_path
-from analysis.chains import _band, evenly, inserted, upwind
-from analysis.heights import Survey
-from analysis.relaxing import bent, relax
+from analysis.paths.chains import _band, evenly, inserted, upwind
+from analysis.paths.heights import Survey
+from analysis.paths.relaxing import bent, relax
 from landscape import InputError, Objective
 from landscape.paths import BezierPath, Polyline
 from landscape.potentials import ring

@@ -7,9 +7,9 @@ from reference import CROSSINGS
 from torch import nn
 from training import two_minima
 
-from analysis.fourier import PublishedFourier
-from analysis.heights import Survey
-from analysis.paths import find_path, linear_path
+from analysis.paths.find import find_path, linear_path
+from analysis.paths.fourier import PublishedFourier
+from analysis.paths.heights import Survey
 from landscape import InputError, Objective, model_objective
 from landscape.paths import BezierPath, FourierPath, Held, Polyline, Segment, restore
 from landscape.potentials import curvy_valley, ring, two_wells

@@ -15,7 +15,7 @@ from dense import dense_hessian, quadratic, rotated
 from torch import Tensor, nn
 
 from analysis import hessian_trace, spectral_density, top_eigenpairs
-from analysis.split import split_trace
+from analysis.curvature.split import split_trace
 from benchmarks.models import Case
 from benchmarks.peers import PEERS, curvlinops_of, pyhessian_of
 from benchmarks.peers_curvature import (

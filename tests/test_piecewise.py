@@ -8,7 +8,7 @@ from test_curvature import assembled
 from test_examples import MODELS, N, double
 from torch import Tensor, nn
 
-from analysis.gauss_newton import GaussNewtonDiagonal
+from analysis.curvature.gauss_newton import GaussNewtonDiagonal
 from landscape import model_objective
 
 

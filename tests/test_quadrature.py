@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.density import quadrature, tridiagonal
+from analysis.curvature.density import quadrature, tridiagonal
 from landscape.quadrature import distribution_bounds, share_interval
 
 SPECTRA = {

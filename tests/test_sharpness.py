@@ -9,7 +9,7 @@ from dense import quadratic, reference, rotated
 from torch import Tensor
 
 from analysis import average_sharpness, worst_case_sharpness
-from analysis.sharpness import Ball
+from analysis.flatness.sharpness import Ball
 from landscape import InputError, Objective, load
 
 BALLS: list[Ball] = ["plain", "adaptive"]

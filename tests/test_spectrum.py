@@ -8,7 +8,7 @@ from test_curvature import dense_gauss_newton
 from torch import Tensor
 
 from analysis import layer_eigenvalues, top_eigenpairs
-from analysis.lanczos import End
+from analysis.curvature.lanczos import End
 from landscape import HessianProducts, InputError, Objective, Parameters
 
 ENDS: list[End] = ["LA", "SA", "LM", "BE"]

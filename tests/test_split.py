@@ -10,12 +10,12 @@ from test_curvature import dense_gauss_newton
 from test_examples import MODELS, Block, Tokens, double
 from torch import Tensor, nn
 
-from analysis.estimators import small_sample_stderr
-from analysis.gauss_newton import GaussNewtonDiagonal
-from analysis.partition import partition_of
-from analysis.residual import ResidualProbes
-from analysis.split import split_trace
-from analysis.trace import hessian_trace
+from analysis.curvature.estimators import small_sample_stderr
+from analysis.curvature.gauss_newton import GaussNewtonDiagonal
+from analysis.curvature.partition import partition_of
+from analysis.curvature.residual import ResidualProbes
+from analysis.curvature.split import split_trace
+from analysis.curvature.trace import hessian_trace
 from landscape import InputError, Objective, model_objective
 from landscape.results import SplitTrace
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from analysis import curvature
-from analysis.curvature import products_of
-from analysis.split import split_trace
-from analysis.trace import hessian_trace
+from analysis.curvature.matrices import products_of
+from analysis.curvature.split import split_trace
+from analysis.curvature.trace import hessian_trace
 from landscape import Family, HessianProducts, InputError, StreamedBatches, losses, model_objective
 
 X, Y = torch.randn(23, 6, generator=torch.Generator().manual_seed(0)), torch.arange(23) % 3

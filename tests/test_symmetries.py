@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from model_families import CLASSES, MADE, TIME, N, family, normal
 from torch import Tensor, nn
 
-from analysis.indices import Indices
-from analysis.symmetries import Symmetries, outputs, state_of, symmetries
+from analysis.alignment.indices import Indices
+from analysis.alignment.symmetries import Symmetries, outputs, state_of, symmetries
 from landscape import InputError
 
 STREAM, HEADS, WIDTH = (4, 0), (2, 0), (2, 2)  # of a transformer: (units, those of the host)

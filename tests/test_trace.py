@@ -10,9 +10,9 @@ from dense import dense_hessian, quadratic, reference, rotated
 from scipy.optimize import minimize
 from torch import Tensor
 
-from analysis.curvature import Of
+from analysis.curvature.matrices import Of
+from analysis.curvature.trace import TraceMethod, frobenius, hessian_trace, trace_and_square
 from analysis.points import NOT_FINITE
-from analysis.trace import TraceMethod, frobenius, hessian_trace, trace_and_square
 from landscape import InputError, Objective
 from landscape.results import Frobenius, Trace
 

@@ -20,9 +20,9 @@ from torch import Tensor
 from landscape import InputError, Objective
 from landscape.objective import Composed
 
-from .curvature import composed_terms, opened
 from .examples import ExampleSquares
 from .fans import Fan
+from .matrices import composed_terms, opened
 from .piecewise import affine_parameters
 
 Reduce = Callable[[Tensor], Tensor]  # diagonals (K, P) -> sums of their parts (K, B)

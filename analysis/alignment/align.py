@@ -87,7 +87,7 @@ def align(
     if not any(group.free for group in found.groups):
         raise InputError(
             "the model must have hidden units that may be permuted, and none was found; either it has none, or an operator "
-            "without a rule reads them (rules are in analysis/axis_rules.py)."
+            "without a rule reads them (rules are in analysis/alignment/axis_rules.py)."
         )
     a, b = (found.layout.pack(tensors) for tensors in (sides.reference, sides.other))
     scaled = _Scaled.of(found, own, batch, a, b, generator) if scaling else _Scaled.none(a, b)

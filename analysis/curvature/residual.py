@@ -9,10 +9,10 @@ from torch import Tensor
 
 from landscape import HessianProducts, Objective
 
-from .curvature import residual_objective
+from ..points import draw_normal
 from .estimators import Mean, Products, signs
+from .matrices import residual_objective
 from .partition import Partition
-from .points import draw_normal
 from .xtrace import XTrace
 
 _AT_ONCE = 16  # vectors

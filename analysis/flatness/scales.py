@@ -13,7 +13,7 @@ from landscape import Family, HessianProducts, InputError, Objective, losses
 from landscape.parameters import float64_array
 from landscape.results import CurvatureScales
 
-from .points import one_point
+from ..points import one_point
 
 # Shares of ‖θ‖: from where only smooth networks and rounding are seen, to the scale of plots.
 STEPS = tuple(float(step) for step in np.logspace(-6, -1, 11))

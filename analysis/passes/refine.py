@@ -14,10 +14,10 @@ from landscape import InputError, Objective
 from landscape.parameters import float64_array
 from landscape.results import Pass
 
+from ..curvature.spectrum import top_eigenpairs
+from ..flatness.sharpness import finite_point
 from .following import Climb, Place
 from .modes import Modes
-from .sharpness import finite_point
-from .spectrum import top_eigenpairs
 
 
 def refine_pass(

@@ -14,10 +14,10 @@ from landscape import InputError, Objective
 from landscape.parameters import float64_array
 from landscape.results import SplitTrace
 
+from ..points import NOT_FINITE, one_point
 from .estimators import Mean, small_sample_stderr
 from .gauss_newton import DIRECTIONS, GaussNewtonDiagonal
 from .partition import Groups, Partition, partition_of
-from .points import NOT_FINITE, one_point
 from .residual import ResidualProbes, sums_of
 
 _FEWEST = 4  # samples, of which the error has a variance

@@ -20,8 +20,8 @@ from landscape.parameters import float64_array
 from landscape.records import Record, file_name
 from landscape.results import PathRecord, Solution
 
+from ..paths.find import find_path, linear_path
 from .known import Known, Pair
-from .paths import find_path, linear_path
 
 _DIP = 0.01  # of a path's barrier: how deep what may be a minimum is
 _DESCENT = 1000  # steps of L-BFGS at most

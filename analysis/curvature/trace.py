@@ -13,9 +13,9 @@ from landscape import InputError, Objective
 from landscape.parameters import float64_array
 from landscape.results import Frobenius, Trace
 
-from .curvature import Of, products_of
+from ..points import NOT_FINITE, draw_normal, one_point
 from .estimators import Estimate, Estimator, Exact, Hutchinson, HutchPlusPlus
-from .points import NOT_FINITE, draw_normal, one_point
+from .matrices import Of, products_of
 from .xnystrace import XNysTrace
 from .xtrace import XTrace
 

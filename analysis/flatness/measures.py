@@ -11,12 +11,12 @@ from torch import Tensor
 from landscape import InputError, Objective
 from landscape.results import Flatness
 
+from ..curvature.spectrum import top_eigenpairs
+from ..curvature.trace import trace_and_square
 from .certificate import flat_minimum_certificate
 from .invariant import default_layer, fisher_rao, has_fisher, relative_flatness
 from .noise import lpf, pac_bayes_sigma
 from .sharpness import average_sharpness, finite_point, worst_case_sharpness
-from .spectrum import top_eigenpairs
-from .trace import trace_and_square
 
 
 def flatness(

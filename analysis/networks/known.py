@@ -13,6 +13,7 @@ from landscape import InputError
 from landscape.results import MinimaNetwork, PathRecord
 
 Pair = tuple[int, int]  # smaller first
+ROUNDING = 100  # what rounding may leave in a loss, in units of eps
 
 
 def network_of(
@@ -33,7 +34,12 @@ def network_of(
     Raises:
         InputError: there are no paths, one does not name its ends, or a label has no group.
     """
-    known, place, methods = Known(), {}, {}
+    return known_of(paths, groups=groups).network(set(), about=about)
+
+
+def known_of(paths: Iterable[PathRecord], *, groups: Mapping[str, str] | None = None) -> Known:
+    """What is known by paths that are there already (see network_of); ``open_pairs`` says which to search next."""
+    known, place = Known(), {}
     for path in paths:
         if not path.start or not path.end or path.start == path.end:
             raise InputError(
@@ -45,10 +51,9 @@ def network_of(
                 place[label] = known.grow(label, _group(label, groups), float(loss))
             known.loss[place[label]] = min(known.loss[place[label]], float(loss))
         known.add((place[path.start], place[path.end]), path)
-        methods |= {path.method: None} if path.method != "linear" else {}
     if not place:
         raise InputError("paths must hold at least one path, got none.")
-    return known.network(", ".join(methods) or "linear", set(), about=about)
+    return known
 
 
 def group_of(label: str) -> str:
@@ -74,9 +79,10 @@ class Known:
     lines: dict[Pair, Seen] = field(default_factory=dict)
     paths: dict[Pair, Seen] = field(default_factory=dict)
     found: list[np.ndarray] = field(default_factory=list)
+    methods: set[str] = field(default_factory=set)
     gradients: int = 0
     losses: int = 0
-    eps: float = 0.0
+    eps: float = ROUNDING * np.finfo(float).eps
 
     def grow(self, label: str, group: str, loss: float) -> int:
         """The number of a new minimum."""
@@ -100,6 +106,7 @@ class Known:
         finite = bool(np.isfinite(path.loss).all())
         seen = Seen(path.height if finite else math.inf, float(np.nanmin(path.loss)), path.converged)
         table, pair = self.lines if path.method == "linear" else self.paths, ordered(pair)
+        self.methods |= {path.method} - {"linear"}
         if pair not in table or seen.height < table[pair].height:
             table[pair] = seen
 
@@ -108,7 +115,7 @@ class Known:
 
     def at_bound(self, pair: Pair, height: float, negligible: float) -> bool:
         """Whether a height is that of the higher end, which no path of the pair can be below, give or take what is negligible:
-        a share of the line's barrier, or what brackets its top (analysis/heights.py)."""
+        a share of the line's barrier, or what brackets its top (paths/heights.py)."""
         bound, line = max(self.loss[pair[0]], self.loss[pair[1]]), self.lines.get(pair)
         if line is None or not math.isfinite(line.height):
             return height <= bound
@@ -116,11 +123,13 @@ class Known:
         resolution = max(_TOLERANCE * (line.height - line.lowest), rounding)
         return height <= bound + max(negligible * (line.height - bound), resolution)
 
-    def following(self, chosen: set[Pair] | None, rule: str, negligible: float) -> Pair | None:
-        """The pair to search next, of those chosen or of all: one of the spanning tree before others, then the one whose chain
-        may be most above what a path could reach, then the one of the lowest line. None if none is left that the rule asks
-        for ("tree", "open" or "all", as in minima_network)."""
-        network = self.network("")
+    def open_pairs(
+        self, chosen: set[Pair] | None = None, rule: str = "open", negligible: float = 1e-5
+    ) -> list[Pair]:
+        """The pairs left to search, of those chosen or of all, what matters most first: pairs of the spanning tree, then those
+        whose chain may be most above what a path could reach, then those of the lowest line. rule is "tree", "open" or "all",
+        as in minima_network."""
+        network = self.network()
         tree, room = {merge.edge for merge in network.merges}, network.barriers
         left = [
             pair
@@ -128,21 +137,19 @@ class Known:
             if (rule != "tree" or pair in tree)
             and (rule == "all" or not self.at_bound(pair, network.minimax[pair], negligible))
         ]
-        return min(
-            left,
-            key=lambda pair: (pair not in tree, -room[pair], self.lines[pair].height, pair),
-            default=None,
-        )
+        lines = {pair: self.lines[pair].height if pair in self.lines else math.inf for pair in left}
+        return sorted(left, key=lambda pair: (pair not in tree, -room[pair], lines[pair], pair))
 
     def network(
         self,
-        method: str,
         chosen: set[Pair] | None = None,
         rule: str = "all",
         negligible: float = 0.0,
+        *,
+        method: str = "",
         about: Mapping[str, Any] | None = None,
     ) -> MinimaNetwork:
-        """All of it as a record, which says why pairs were not searched, by the arguments of ``following``."""
+        """All of it as a record, which says why pairs were not searched, by the arguments of ``open_pairs``."""
         network = MinimaNetwork(
             labels=tuple(self.labels),
             groups=tuple(self.groups),
@@ -151,7 +158,7 @@ class Known:
             heights=self._square({pair: seen.height for pair, seen in self.paths.items()}, np.nan, self.loss),
             converged=self._square({pair: seen.converged for pair, seen in self.paths.items()}, False, True),
             status=self._square(dict.fromkeys(self.paths, "searched"), "not asked for", ""),
-            method=method,
+            method=method or ", ".join(sorted(self.methods)) or "linear",
             gradients=self.gradients,
             losses=self.losses,
             found=np.array(self.found) if self.found else np.zeros((0, 0)),

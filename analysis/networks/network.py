@@ -14,9 +14,9 @@ from torch import Tensor
 from landscape import InputError, Objective
 from landscape.results import MinimaNetwork, PathRecord
 
-from .known import Known, Pair, group_of, ordered
-from .paths import METHODS, Method
-from .points import seed_of
+from ..paths.find import METHODS, Method
+from ..points import seed_of
+from .known import ROUNDING, Known, Pair, group_of, ordered
 from .searching import Search, content
 
 
@@ -108,16 +108,14 @@ def minima_network(
     for pair in sorted(known.pairs()):
         search.line(pair)
     if method == "linear":
-        return known.network("linear", set(), rule, negligible, about)
-    while (pair := known.following(chosen, rule, negligible)) and known.gradients < budget:
+        return known.network(set(), rule, negligible, about=about)
+    while (pairs_left := known.open_pairs(chosen, rule, negligible)) and known.gradients < budget:
+        pair = pairs_left[0]
         path = search.path(pair)
         for new in search.minima_below(pair, path, discover - len(known.found)):
             chosen = None if chosen is None else chosen | {(end, new) for end in pair}
     name = method if isinstance(method, str) else method.name
-    return known.network(name, chosen, rule, negligible, about)
-
-
-_ROUNDING = 100  # what rounding may leave in a loss, in units of eps
+    return known.network(chosen, rule, negligible, method=name, about=about)
 
 
 def _check(method: str | Method, pairs: Any, negligible: float, discover: int, hold_norm: bool) -> None:
@@ -170,7 +168,7 @@ def _named(
         raise InputError(
             f"the loss at thetas must be finite, but at row {bad} it is {loss[bad]}; leave that out."
         )
-    return Known(labels, groups, loss, losses=n, eps=_ROUNDING * torch.finfo(dtype).eps)
+    return Known(labels, groups, loss, losses=n, eps=ROUNDING * torch.finfo(dtype).eps)
 
 
 def _pair(pair: tuple[int, int], n: int, name: str) -> Pair:

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from landscape import Objective
 
-from .curvature import products_of
+from ..curvature.matrices import products_of
+from ..points import NOT_FINITE, draw_normal
 from .modes import Modes, all_modes, some_modes
-from .points import NOT_FINITE, draw_normal
 
 # The first radius, as a share of the size.
 _RADIUS = 0.1

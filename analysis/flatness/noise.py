@@ -15,7 +15,7 @@ from landscape import Family, InputError, Objective, losses
 from landscape.parameters import float64_array
 from landscape.results import NoiseFlatness, PacBayes
 
-from .points import draw_normal, one_point
+from ..points import draw_normal, one_point
 
 # Draws held at a time.
 _CHUNK = 8

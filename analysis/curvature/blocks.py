@@ -12,10 +12,10 @@ from landscape import InputError, Objective
 from landscape.parameters import float64_array
 from landscape.results import BlockTraces
 
-from .curvature import Of, products_of
+from ..points import NOT_FINITE, draw_normal, one_point
 from .estimators import Normals, Products, signs, small
+from .matrices import Of, products_of
 from .partition import Groups, Partition, partition_of
-from .points import NOT_FINITE, draw_normal, one_point
 
 Probes = Literal["joint", "exact"]
 _AT_ONCE = 16  # vectors

@@ -13,8 +13,8 @@ from torch import Tensor
 from landscape import InputError, Objective
 from landscape.results import SpectralDensity
 
-from .curvature import Of, Products, products_of
-from .points import NOT_FINITE, draw_normal, one_point
+from ..points import NOT_FINITE, draw_normal, one_point
+from .matrices import Of, Products, products_of
 from .spectrum import top_eigenpairs
 
 Array = NDArray[np.float64]

@@ -14,9 +14,9 @@ from landscape.objective import Term
 from landscape.parameters import float64_array
 from landscape.results import NoiseFlatness, Sharpness
 
+from ..curvature.spectrum import top_eigenpairs
+from ..points import one_point
 from .noise import pair_losses
-from .points import one_point
-from .spectrum import top_eigenpairs
 
 Norm = Literal["l2", "linf"]
 Ball = Literal["plain", "adaptive"]

@@ -12,10 +12,10 @@ from landscape import InputError, Objective
 from landscape.parameters import float64_array
 from landscape.results import Diagonal
 
+from ..points import NOT_FINITE, draw_normal, one_point
 from .blocks import exact_diagonal, in_parts
-from .curvature import Of, products_of
 from .estimators import Basis, Normals, Products, signs, small
-from .points import NOT_FINITE, draw_normal, one_point
+from .matrices import Of, products_of
 from .xtrace import lost_directions
 
 DiagonalMethod = Literal["rademacher", "xdiag"]

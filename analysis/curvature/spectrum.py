@@ -15,10 +15,10 @@ from landscape import InputError, Objective
 from landscape.parameters import float64_array
 from landscape.results import Eigenpairs
 
-from .curvature import Of, Products, products_of
+from ..points import NOT_FINITE, draw_normal, one_point
 from .lanczos import End, Ritz, chosen, lanczos
+from .matrices import Of, Products, products_of
 from .partition import Groups, partition_of
-from .points import NOT_FINITE, draw_normal, one_point
 
 Array = NDArray[np.float64]
 _BASIS, _CROWDED_BASIS = 40, 100  # vectors kept for the upper end, and where the lower one is asked for too

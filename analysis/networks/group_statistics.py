@@ -13,7 +13,7 @@ from scipy import stats
 from landscape import InputError
 from landscape.results import MinimaNetwork, Summary
 
-from .points import seed_of
+from ..points import seed_of
 
 Array = np.ndarray
 WHAT, OVER = ("barrier", "height"), ("paths", "chains")

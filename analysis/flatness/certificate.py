@@ -13,10 +13,10 @@ from landscape import InputError, Objective
 from landscape.parameters import float64_array
 from landscape.results import Certificate
 
-from .estimators import signs
-from .points import draw_normal
+from ..curvature.estimators import signs
+from ..curvature.spectrum import top_eigenpairs
+from ..points import draw_normal
 from .sharpness import finite_point
-from .spectrum import top_eigenpairs
 from .thirds import third_derivatives
 
 TAUS = (0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3)

@@ -14,8 +14,8 @@ from landscape.objective import Composed
 from landscape.parameters import float64_array
 from landscape.results import RelativeFlatness
 
-from .curvature import Of, products_of
-from .points import one_point
+from ..curvature.matrices import Of, products_of
+from ..points import one_point
 
 # Vectors (P,) held at a time.
 _CHUNK = 16

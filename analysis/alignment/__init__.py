@@ -1,0 +1,1 @@
+"""Which hidden units may be permuted and rescaled, and how to match another network's."""

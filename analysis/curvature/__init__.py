@@ -1,0 +1,1 @@
+"""Products with curvature matrices, their traces, diagonals, blocks and spectra."""

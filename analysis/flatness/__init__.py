@@ -1,0 +1,1 @@
+"""How flat a solution is: sharpness, noise, invariant measures, certificates."""

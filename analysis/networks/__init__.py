@@ -1,0 +1,1 @@
+"""Many minima, and what joins them at which height."""

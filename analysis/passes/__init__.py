@@ -1,0 +1,1 @@
+"""From the top of a path to the pass beside it."""

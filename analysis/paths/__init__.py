@@ -1,0 +1,1 @@
+"""Paths between two points, and searches for low ones."""
