@@ -2,7 +2,7 @@
 
     python -m benchmarks.paths                                            # digits-mlp, a quarter of an hour
     python -m benchmarks.paths --problem "mnist-fcp(train=5000)"          # two hours on two cores
-    python -m benchmarks.paths --write docs/topography.md                 # also puts the table between the page's markers
+    python -m benchmarks.paths --write docs/paths.md                      # also puts the table between the page's markers
 
 Heights are dense maxima, bracketed, in float64 on all training data. Every method starts from the straight line and has as many
 gradients; it is looked at every 50 or so, and the lowest path so far counts. Solutions and paths are files: the same command
