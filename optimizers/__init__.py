@@ -6,7 +6,6 @@ from .closures import ObjectiveClosure as ObjectiveClosure
 from .closures import scaled_closure as scaled_closure
 from .clr import CLR as CLR
 from .e import E as E
-from .fit import Kept as Kept
 from .fit import fit as fit
 from .flat_settings import sharpness_aware_settings as sharpness_aware_settings
 from .flat_settings import smoothed_settings as smoothed_settings

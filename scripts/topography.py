@@ -4,10 +4,11 @@ python -m scripts.topography joins pairs in all WAYS, prints medians with interv
 
 Args:
     problem: a problem's name.
+    sgd: its recipe, as published on 60,000 images.
+    lbfgs: its recipe.
     solutions: of each optimizer.
     pairs: within each optimizer, and as many across.
     steps: gradients of a fair search, at most; the published one takes 5,100.
-    keep: last, the minima where training ended; validation, the iterates of lowest validation loss.
     only: a part of the names of the ways to go.
     out: the folder of records, which resume, and pictures.
 """
@@ -27,31 +28,31 @@ from landscape.records import file_name, load
 from landscape.results import MinimaNetwork, PathRecord, Solution
 from landscape.study import solution_task
 from landscape.tasks import Task, cores, run_tasks, sole_use
-from optimizers import Kept, parse_recipe
+from optimizers import parse_recipe
 from scripts.study import command, drawn_pairs, matching, save
 
-RECIPES = {"sgd": "sgd(lr=0.1, epochs=75)", "lbfgs": "lbfgs(epochs=1000)"}  # as published
 WAYS = ("published", "straight", "free", "held", "aligned straight", "aligned free", "aligned held")
 
 
 def main(
     problem: str = "mnist-fcp(train=5000)",
+    sgd: str = "sgd(lr=0.1, epochs=75)",
+    lbfgs: str = "lbfgs(epochs=1000)",
     solutions: int = 12,
     pairs: int = 30,
     steps: int = 1000,
-    keep: Kept = "last",
     only: str = "",
     out: Path = Path("runs"),
 ) -> None:
-    ways, about = matching(WAYS, only), problem if keep == "last" else f"{problem}, {keep}"
-    out = out / "topography" / file_name(about)
-    recipes = {n: replace(parse_recipe(text), label=n, keep=keep) for n, text in RECIPES.items()}
-    place = stages.Workplace(problem, recipes)
-    kept = out / "solutions"
-    runs = [[solution_task(place, n, i, kept / f"{n}-{i}.npz") for i in range(solutions)] for n in RECIPES]
+    ways, out = matching(WAYS, only), out / "topography" / file_name(problem)
+    recipes = {
+        name: replace(parse_recipe(text), label=name) for name, text in {"sgd": sgd, "lbfgs": lbfgs}.items()
+    }
+    place, kept = stages.Workplace(problem, recipes), out / "solutions"
+    runs = [[solution_task(place, n, i, kept / f"{n}-{i}.npz") for i in range(solutions)] for n in recipes]
     found: dict[str, MinimaNetwork] = {}
     with sole_use(out):
-        run_tasks([run for some in runs for run in some], place, title=f"{about}, solutions", jobs=cores())
+        run_tasks([run for some in runs for run in some], place, title=f"{problem}, solutions", jobs=cores())
         for way in ways:
             how, folder = {"way": way, "steps": steps}, out / file_name(way)
             named = [(f"{a.output.stem}--{b.output.stem}.npz", (a, b)) for a, b in drawn_pairs(runs, pairs)]
@@ -63,6 +64,7 @@ def main(
     figure = Figure(figsize=(9, 1.8 * len(found)), layout="constrained")
     for ax, way in zip(figure.subplots(len(found), squeeze=False, sharex=True)[:, 0], found, strict=True):
         plot_height_histogram(found[way], ax).legend(fontsize=7, title=way)
+        ax.label_outer()
     save(figure, out / "histograms.png")
     for way, network in found.items():
         figure = Figure(figsize=(9, 5), layout="constrained")
