@@ -95,6 +95,8 @@ def _summary(
             table[:, row, i] = np.exp(bounds) if geometric else bounds
         if metric in _NEVER_NEGATIVE:
             table[1, row] = np.maximum(table[1, row], 0)
+        if metric == "settled":  # a share
+            table[2, row] = np.minimum(table[2, row], 1)
     return Summary(
         metrics=tuple(columns),
         groups=groups,

@@ -607,6 +607,20 @@ def test_draws_come_from_the_generator_and_are_the_same_without_one():
     assert (low[3] != low[4]).any()
 
 
+def test_a_lower_bound_of_barriers_is_not_negative_but_that_of_a_difference_may_be():
+    heights = np.zeros((8, 8))
+    for i, j in combinations(range(8), 2):
+        heights[i, j] = heights[j, i] = 10.0 * (i == 0 or i == 4 < j)
+    network = synthetic(heights, groups=["a"] * 4 + ["b"] * 4)
+    bounds = {
+        what: group_statistics(network, what=what, average="mean").low[0] for what in ("height", "barrier")
+    }
+    assert (bounds["height"][:3] < 0).all()
+    np.testing.assert_array_equal(bounds["barrier"][:3], 0)
+    np.testing.assert_array_equal(bounds["barrier"][3:], bounds["height"][3:])
+    assert (bounds["barrier"][3:] < 0).all()
+
+
 def test_groups_of_one_have_no_interval():
     network = synthetic([[0, 1, 2], [1, 0, 3], [2, 3, 0]], groups=["a", "a", "b"])
     found = group_statistics(network)

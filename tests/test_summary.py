@@ -1,5 +1,7 @@
 """Summaries against the same numbers by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from fake_comparison import fake_comparison
@@ -81,9 +83,16 @@ def test_every_metric_of_a_pair(comparison):
             )
 
 
-def test_one_value_that_is_not_positive_makes_it_an_ordinary_mean(comparison):
-    from dataclasses import replace
+def test_a_share_has_bounds_from_0_to_1(comparison):
+    paths = [replace(p, converged=i % 3 > 0) for i, p in enumerate(comparison.paths)]
+    summary = summarize_pairs(paths, comparison.solutions)
+    row = summary.metrics.index("settled")
+    assert (summary.low[row] == 0).any()
+    assert (summary.high[row] == 1).any()
+    assert ((summary.low[row] >= 0) & (summary.high[row] <= 1)).all()
 
+
+def test_one_value_that_is_not_positive_makes_it_an_ordinary_mean(comparison):
     flat = [replace(f, trace=-1.0) if i == 0 else f for i, f in enumerate(comparison.flatness)]
     summary = summarize(comparison.solutions, flat, comparison.corridors)
     row = summary.metrics.index("trace")

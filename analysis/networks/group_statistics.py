@@ -41,6 +41,7 @@ def group_statistics(
     Student's quantile with n − 1 degrees of freedom. Of 95 % intervals at 4 to 12 minima a group this many held the truth,
     simulated where the value of a pair is the sum or the larger of two numbers of its ends, and noise: averages .89 to 1,
     differences .93 to 1. (Percentiles of the draws: .69 to .98, and .91 to 1.)
+    A barrier is not negative, so its lower bound is not either.
     With chains every minimum of the network may be a link, whether drawn or not: those bounds take the network as given.
 
     Args:
@@ -83,6 +84,8 @@ def group_statistics(
     middle = np.concatenate(center)
     table = np.stack([middle, middle - reach, middle + reach])[:, None]
     table = np.exp(table) if geometric else table
+    if what == "barrier":
+        table[1, 0, : len(columns)] = table[1, 0, : len(columns)].clip(min=0)
     return Summary(
         metrics=(what,),
         groups=tuple(names),
