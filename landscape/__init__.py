@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 
 from .adaptive import refine as refine
 from .choosing import losses as losses
+from .decayed import with_weight_decay as with_weight_decay
 from .errors import InputError as InputError
 from .families import Family as Family
 from .networks import model_objective as model_objective

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from landscape import InputError, Objective, Parameters, model_objective
+from landscape import Family, InputError, Objective, Parameters, losses, model_objective, with_weight_decay
 
 torch.manual_seed(0)
 X, Y = torch.randn(23, 6, dtype=torch.float64), torch.randint(0, 3, (23,))
@@ -282,3 +282,45 @@ def test_parameters_pack_what_they_unpack_and_name_what_is_wrong():
         parameters.pack({})
     with pytest.raises(InputError, match=r"'0\.weight' must have shape \(5, 6\), got \(1,\)"):
         parameters.pack([torch.zeros(1)] * 4)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_weight_decay_adds_half_its_square(case):
+    model, loss_fn, batches, _ = CASES[case]
+    plain = model_objective(model, loss_fn, batches)
+    decayed = with_weight_decay(plain, 0.3)
+    theta, v = torch.randn(2, plain.dim, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert decayed(theta).item() == pytest.approx(plain(theta).item() + 0.15 * (theta @ theta).item())
+    torch.testing.assert_close(decayed.grad(theta), plain.grad(theta) + 0.3 * theta)
+    torch.testing.assert_close(decayed.hvp(theta, v), plain.hvp(theta, v) + 0.3 * v)
+    for term, whole, share in zip(plain.terms, decayed.terms, plain.shares, strict=True):
+        assert (whole(theta) - term(theta)).item() == pytest.approx(share * 0.15 * (theta @ theta).item())
+    assert decayed.settings == {**plain.settings, "weight_decay": 0.3}
+    assert decayed.parameters is plain.parameters
+
+
+def test_weight_decay_is_that_of_sgd():
+    model = mlp()
+    objective = with_weight_decay(model_objective(model, nn.functional.cross_entropy, UNEVEN), 0.1)
+    before = objective.parameters.theta(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, weight_decay=0.1)
+    nn.functional.cross_entropy(model(X), Y).backward()
+    optimizer.step()
+    torch.testing.assert_close(objective.parameters.theta(model), before - 0.5 * objective.grad(before))
+
+
+@pytest.mark.parametrize("engine", ["loop", "replay", "shared"])
+def test_engines_see_weight_decay(engine):
+    decayed = with_weight_decay(model_objective(mlp(), nn.functional.cross_entropy, UNEVEN), 0.2)
+    generator = torch.Generator().manual_seed(1)
+    start, *directions = torch.randn(3, decayed.dim, dtype=torch.float64, generator=generator)
+    steps = torch.randn(5, 2, dtype=torch.float64, generator=generator)
+    family = Family(start, torch.stack(directions), steps)
+    found, _ = losses(decayed, family, engine=engine)
+    torch.testing.assert_close(found, decayed(family.points(steps)))
+
+
+@pytest.mark.parametrize("decay", [-1.0, float("nan"), float("inf")])
+def test_weight_decay_must_be_a_number_of_at_least_0(decay):
+    with pytest.raises(InputError, match="decay must be a finite number of at least 0, got"):
+        with_weight_decay(Objective([torch.sum], 2), decay)
