@@ -59,8 +59,8 @@ def main(
             tasks = [Task(folder / name, joined, ends, how) for name, ends in named]
             run_tasks(tasks, place, title=way, jobs=cores())
             found[way] = network_of(load(task.output) for task in tasks)  # pyright: ignore[reportArgumentType]
-    for what in ("height", "barrier"):
-        print_table(found, what)
+    print_table(found, "height", "geometric median")
+    print_table(found, "barrier", "median")
     figure = Figure(figsize=(9, 1.8 * len(found)), layout="constrained")
     for ax, way in zip(figure.subplots(len(found), squeeze=False, sharex=True)[:, 0], found, strict=True):
         plot_height_histogram(found[way], ax).legend(fontsize=7, title=way)
@@ -85,13 +85,13 @@ def joined(place: Any, a: Solution, b: Solution, *, generator: Any, way: str, st
     return find_path(objective, a.theta, b.theta, minima=False, generator=generator, **how)
 
 
-def print_table(found: dict[str, MinimaNetwork], what: str) -> None:
-    """The median of each kind of pairs and how these differ, with intervals, and how many searches settled."""
-    for i, (way, network) in enumerate(found.items()):
-        table = group_statistics(network, what=what)
-        if i == 0:
-            print("\n", what, *table.groups, "settled", f"\n{'|---' * (len(table.groups) + 2)}", sep=" | ")
-        pairs = network.converged[np.triu(np.isfinite(network.heights), 1)]
+def print_table(found: dict[str, MinimaNetwork], what: str, average: str) -> None:
+    """The average of each kind of pairs and how these differ, with intervals over solutions, by differences or ratios."""
+    tables = {way: group_statistics(network, what=what, average=average) for way, network in found.items()}
+    groups = next(iter(tables.values())).groups
+    print("\n", what, *groups, "settled", f"\n{'|---' * (len(groups) + 2)}|", sep=" | ")
+    for way, table in tables.items():
+        pairs = found[way].converged[np.triu(np.isfinite(found[way].heights), 1)]
         cells = map(bounded, table.center[0], table.low[0], table.high[0])
         print("", way, *cells, f"{pairs.sum()} of {len(pairs)}", "", sep=" | ")
 
