@@ -260,14 +260,17 @@ def network(
     from . import connecting
     from .plots import plot_disconnectivity, plot_height_histogram, plot_heights, save_axes
     from .tables import show_network, show_summary
+    from .tasks import processes
 
     place, given = _solutions(solutions, problem, dtype, device)
     folder = Path(out) if out else given[0].output.parent / "network"
     how = {"method": method, "rule": pairs, "minima": minima, "settings": settings}
-    found = connecting.join(place, given, folder, **how, jobs=_jobs(jobs, place))
+    found = connecting.join(place, given, folder, **how, jobs=processes(jobs, place.device))
     show_network(found)
     if pairs == "all" and (found.heights < float("inf")).all():
-        show_summary(group_statistics(found), "pair")
+        show_summary(group_statistics(found), "pair", [f"median barrier, {found.method}"])
+    elif pairs == "all":
+        _say("some pairs have no path of finite loss, so there are no statistics of pairs")
     for name, plot in {
         "network": plot_disconnectivity,
         "heights": plot_heights,
@@ -398,19 +401,9 @@ def _solutions(
 
 
 def _run(tasks: Sequence[Task], place: Workplace, *, title: str, jobs: int | None = 1) -> None:
-    from .tasks import run_tasks
+    from .tasks import processes, run_tasks
 
-    run_tasks(tasks, place, title=title, jobs=min(_jobs(jobs, place), len(tasks)), show_progress=bool(title))
-
-
-def _jobs(jobs: int | None, place: Workplace) -> int:
-    """Processes at a time: by default one a core, or one on a GPU."""
-    from .errors import InputError
-    from .tasks import cores
-
-    if jobs is not None and jobs < 1:
-        raise InputError(f"jobs must be at least 1, got {jobs}.")
-    return jobs or (cores() if place.device == "cpu" else 1)
+    run_tasks(tasks, place, title=title, jobs=processes(jobs, place.device), show_progress=bool(title))
 
 
 def _say(line: str) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -50,10 +51,11 @@ def connect(
         )
     objective = place.objective(a, batchnorm)
     ends = {"start": a.label, "end": b.label, "engine": engine, "about": place.about(objective)}
-    if method == "linear":
-        found = linear_path(objective, a.theta, b.theta, **ends, **settings)
-    else:
-        found = find_path(objective, a.theta, b.theta, method=method, generator=generator, **ends, **settings)
+    search = linear_path if method == "linear" else partial(find_path, method=method, generator=generator)
+    try:
+        found = search(objective, a.theta, b.theta, **ends, **settings)
+    except InputError as error:
+        raise InputError(f"a path from a ({a.label}) to b ({b.label}) cannot be found: {error}") from error
     problem = place.load()
     if problem.metric is None:
         return found
@@ -74,7 +76,8 @@ def network(
     negligible: float = 0.0,
 ) -> MinimaNetwork:
     """What joins all solutions at which height, by the paths of a study; rule: which of the others were to be searched."""
-    return known_of(paths).network(set() if rule == "all" else None, rule, negligible)
+    known, chosen = known_of(paths, dtype=place.torch_dtype), set() if rule == "all" else None
+    return known.network(chosen, rule, negligible, about=place.about(place.objective()))
 
 
 def join(
@@ -92,8 +95,10 @@ def join(
     """The network of solutions, in ``folder``: straight lines between all pairs, then paths between those that matter.
 
     As many pairs at a time as there are processes, those first that matter most by what is known then (``rule`` as in
-    minima_network), so more processes may search a few pairs more. What is there already is taken.
+    minima_network), so more processes may search a few pairs more. Paths that are there already are taken, also those that
+    ``rule`` would not ask for.
     """
+    given = sorted(given, key=lambda g: SolutionFile(g.output).label)  # so that a pair has one name
     labels = [SolutionFile(g.output).label for g in given]
     if len(labels) < 2 or len(set(labels)) < len(labels):
         raise InputError(f"solutions must be two or more with different labels, got {', '.join(labels)}.")
@@ -105,31 +110,29 @@ def join(
         file = folder / "paths" / f"{a.output.stem}--{b.output.stem}.{kind}.npz"
         return Task(file, connect, (a, b), {"batchnorm": policy, **how[kind]}, under=place.under)
 
+    pairs = list(combinations(range(len(given)), 2))
     with sole_use(folder):
-        tasks = [task(pair, "linear") for pair in combinations(range(len(given)), 2)]
+        tasks = [task(pair, "linear") for pair in pairs]
         run_tasks(tasks, place, title="Straight lines", jobs=jobs, show_progress=show_progress)
-        known = known_of(_read(tasks))
-        with progress("Paths", len(tasks), shown=show_progress) as advance:
+        done = {pair: path for pair in pairs if (path := task(pair, method)).is_done()}
+        tasks += done.values()
+        known = known_of(_read(tasks), dtype=place.torch_dtype)
+        with progress("Paths", len(pairs), done=len(done), shown=show_progress) as advance:
             while left := known.open_pairs(rule=rule, negligible=settings.negligible):
-                some = left[:jobs]
-                found = [task(pair, method) for pair in some]
-                run_tasks(found, place, title="", jobs=len(found), show_progress=False)
-                for pair, path in zip(some, _read(found), strict=True):
+                found = {pair: task(pair, method) for pair in (left if rule == "all" else left[:jobs])}
+                run_tasks([*found.values()], place, title="", jobs=jobs, show_progress=False)
+                for pair, path in zip(found, _read(found.values()), strict=True):
                     known.add(pair, path)
-                tasks += found
-                advance(len(found), note=f"{len(left) - len(found)} left")
-        whole = Task(
-            folder / "network.npz",
-            network,
-            tuple(tasks),
-            {"rule": rule, "negligible": settings.negligible},
-            replaceable=True,
-        )
+                tasks += found.values()
+                advance(len(found), note=f"{len(left) - len(found)} of the others may matter")
+        ask = {"rule": rule, "negligible": settings.negligible}
+        tasks.sort(key=lambda task: task.output)  # whatever the order in which they were searched
+        whole = Task(folder / "network.npz", network, tuple(tasks), ask, replaceable=True)
         run_tasks([whole], place, title="", jobs=1, show_progress=False)
     return MinimaNetwork.load(whole.output)
 
 
-def _read(tasks: Sequence[Task]) -> Iterator[PathRecord]:
+def _read(tasks: Iterable[Task]) -> Iterator[PathRecord]:
     return (PathRecord.load(task.output) for task in tasks)
 
 

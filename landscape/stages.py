@@ -171,7 +171,7 @@ def measure_density(
 
 def measure_corridor(place: Workplace, solution: Solution, *, generator: torch.Generator) -> Corridor:
     """Along the last steps of training, with the full-batch gradient whatever the optimizer saw; of a run that
-    diverged, which has no such steps, along none."""
+    diverged, or whose parameters are those of an earlier epoch, which has no such steps, along none."""
     objective = place.objective(solution)
     labels = {"label": solution.label, "about": place.about(objective)}
     if len(solution.tail) < 2:

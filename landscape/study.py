@@ -24,7 +24,7 @@ from .measures import FlatnessSettings, PathSettings, ScanSettings
 from .problems import Problem
 from .records import atomic_file, file_name, versions
 from .stages import Workplace
-from .tasks import Task, Work, cores, run_tasks, sole_use
+from .tasks import Task, Work, processes, run_tasks, sole_use
 
 DEFAULT_OPTIMIZERS = ("sgd", "lbfgs", "alto")
 
@@ -68,8 +68,8 @@ def compare(
         pairs: the most pairs of solutions connected within, and across, two optimizers.
         flatness, paths, scans: how finely solutions are measured.
     """
-    for name, value in {"seeds": seeds, "pairs": pairs, "jobs": jobs}.items():
-        if value is not None and value < 1:
+    for name, value in {"seeds": seeds, "pairs": pairs}.items():
+        if value < 1:
             raise InputError(f"{name} must be at least 1, got {value}.")
     if not 0 <= seed < 2**63 - seeds:
         raise InputError(
@@ -79,7 +79,7 @@ def compare(
     place.check()
     loaded = place.load()
     directory = Path(out) if out is not None else Path("runs") / file_name(loaded.name)
-    jobs = jobs or (cores() if place.device == "cpu" else 1)
+    jobs = processes(jobs, place.device)
     measures = Measures(
         pairs, flatness or FlatnessSettings(), paths or PathSettings(), scans or ScanSettings()
     )

@@ -22,6 +22,7 @@ _NEVER_NEGATIVE = {
     "barrier",
     "settled",
 }
+_SHARES = {"test_accuracy", "settled"}
 CONFIDENCE = 0.95
 
 
@@ -95,7 +96,7 @@ def _summary(
             table[:, row, i] = np.exp(bounds) if geometric else bounds
         if metric in _NEVER_NEGATIVE:
             table[1, row] = np.maximum(table[1, row], 0)
-        if metric == "settled":  # a share
+        if metric in _SHARES and not (column > 1).any():  # a metric of one's own may be no share
             table[2, row] = np.minimum(table[2, row], 1)
     return Summary(
         metrics=tuple(columns),

@@ -15,8 +15,8 @@ from .results import BlockTraces, Flatness, MinimaNetwork, SpectralDensity, Spli
 _WITHOUT_TERMINAL = 200  # columns
 
 
-def show_summary(summary: Summary, group: str) -> None:
-    """Print a summary: one row a metric, one column a group, each number with its interval."""
+def show_summary(summary: Summary, group: str, names: Sequence[str] = ()) -> None:
+    """Print a summary: one row a metric, called by its name or these, one column a group, each number with its interval."""
     if not summary.groups:
         return
     table = Table(
@@ -31,7 +31,7 @@ def show_summary(summary: Summary, group: str) -> None:
             _cell(known.write, summary.center[row, i], summary.low[row, i], summary.high[row, i])
             for i in range(len(summary.groups))
         ]
-        table.add_row(known.axis, *cells)
+        table.add_row(names[row] if names else known.axis, *cells)
     _console().print(table)
 
 
@@ -57,14 +57,13 @@ def show_flatness(records: Sequence[Flatness]) -> None:
 
 def show_network(network: MinimaNetwork) -> None:
     """Print one row a merge of the disconnectivity graph, lowest first: its height, whose path it is, and what it joins."""
-    table = Table("height", "barrier", "path between", "joins", "search")
+    table = Table("height", "barrier", "path between", "minima", "path")
     for merge in network.merges:
         a, b = (network.labels[i] for i in merge.edge)
-        parts = f"{len(merge.left)} + {len(merge.right)} minima"
-        settled = "settled" if merge.settled else "not settled"
-        table.add_row(
-            number(merge.height), number(network.barriers[merge.edge], 2), f"{a} – {b}", parts, settled
-        )
+        parts, path = f"{len(merge.left)} + {len(merge.right)}", str(network.status[merge.edge])
+        path += "" if path != "searched" else ", settled" if merge.settled else ", not settled"
+        barrier = number(network.barriers[merge.edge], 2)
+        table.add_row(number(merge.height), barrier, f"{a} – {b}", parts, path)
     _console().print(table)
     searched = int((network.status == "searched").sum()) // 2
     _say(f"paths were searched for {searched} of {len(network.loss) * (len(network.loss) - 1) // 2} pairs")

@@ -112,7 +112,7 @@ class Task:
 def run_tasks(
     tasks: Sequence[Task], context: Any, *, title: str, jobs: int, show_progress: bool = True
 ) -> int:
-    """Run those tasks that are not done, in ``jobs`` processes; how many were run.
+    """Run those tasks that are not done, in at most ``jobs`` processes; how many were run.
 
     Every process uses its share of the cores. Raises what a task raises; what was finished by then stays.
     """
@@ -126,6 +126,7 @@ def run_tasks(
         return 0
     for directory in {task.output.parent for task in todo}:
         check_writable(directory)
+    jobs = min(jobs, len(tasks))
     threads = max(1, cores() // jobs)
     with progress(title, len(tasks), done=len(tasks) - len(todo), shown=show_progress) as advance:
         if jobs == 1:
@@ -159,6 +160,13 @@ def _leave_with(parent: int) -> None:
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processes(jobs: int | None, device: str) -> int:
+    """Processes at a time: ``jobs``, by default one a core, or one on a GPU."""
+    if jobs is not None and jobs < 1:
+        raise InputError(f"jobs must be at least 1, got {jobs}.")
+    return jobs or (cores() if device == "cpu" else 1)
 
 
 class sole_use:

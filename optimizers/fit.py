@@ -6,7 +6,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -57,6 +57,7 @@ def fit(
         schedule: optimizer -> learning-rate scheduler, stepped once an epoch.
         keep: "last", the parameters at the end; or "validation", those of the measured epoch with the lowest
             validation loss, as if training had been stopped there. The curve then ends there, and there is no tail.
+            (Where an optimizer ends at an iterate of its own choice, as SmoothedPerturbation can, that is not taken.)
         tail: how many of the last steps are kept with their learning rates, for corridor measures.
         curve_points: at how many epochs train and validation loss are measured: so many at first, so many spread evenly.
 
@@ -70,7 +71,7 @@ def fit(
         raise InputError(f"seed must be a whole number from 0 to 2**63 - 1, got {seed}.")
     if batch_size is not None and batch_size < 1:
         raise InputError(f"batch_size must be at least 1, or None for the whole data, got {batch_size}.")
-    if keep not in ("last", "validation"):
+    if keep not in get_args(Kept):
         raise InputError(f"keep must be 'last' or 'validation', got {keep!r}.")
     if keep == "validation" and problem.validation is None:
         raise InputError(
@@ -162,7 +163,8 @@ class _Run:
     def _ended(self, how: str) -> str:
         if self.keep == "last":
             return how
-        return f"{how}; these are the parameters of epoch {self._return_to_best()}, of lowest validation loss"
+        epoch = self._return_to_best()
+        return f"{how}; these are the parameters of epoch {epoch}, of lowest validation loss"
 
     def _epoch(self, *, left: int) -> float:
         """Steps through the training data once, with ``left`` epochs to come; the mean of the losses that the optimizer saw."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -54,7 +54,7 @@ class Recipe:
             raise InputError(
                 f"schedule must be 'constant' or 'cosine', got {self.schedule!r} in {self.name}."
             )
-        if self.keep not in ("last", "validation"):
+        if self.keep not in get_args(Kept):
             raise InputError(f"keep must be 'last' or 'validation', got {self.keep!r} in {self.name}.")
         for name in ("epochs", "batch_size"):
             value = getattr(self, name)

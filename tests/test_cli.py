@@ -121,9 +121,54 @@ def test_network_joins_solutions_and_takes_what_is_there(trained, capsys):
         assert found.lines[i, j] == load(f"{name}.linear.npz").height
     for name in ("network", "heights", "histogram"):
         assert Path(f"network/{name}.png").stat().st_size > 1000
-    before = {path: path.stat().st_mtime_ns for path in Path("network").rglob("*.npz")}
+    before = times("network")
     assert run(*arguments, "--pairs", "all", "--jobs", "1", capsys=capsys)[:2] == (0, out)
-    assert {path: path.stat().st_mtime_ns for path in Path("network").rglob("*.npz")} == before
+    assert times("network") == before
+
+
+def test_network_takes_paths_that_are_there_whatever_is_asked_for_in_whatever_order(capsys):
+    files = [f"l-{seed}.npz" for seed in range(4)]
+    for seed, file in enumerate(files):
+        recipe = ("--optimizer", "lbfgs(epochs=60)", "--seed", str(seed))
+        assert run("train", PROBLEM, *recipe, "--out", file, capsys=capsys)[0] == 0
+    ways = ("--settings.steps", "60", "--jobs", "2")
+    code, out, _ = run("network", *files, *ways, "--pairs", "tree", capsys=capsys)
+    assert code == 0
+    assert "paths were searched for 3 of 6 pairs" in out
+    tree = load("network/network.npz")
+    run("network", *files, *ways, "--pairs", "all", capsys=capsys)
+    whole, before = load("network/network.npz"), times("network/paths")
+    assert (whole.minimax <= tree.minimax).all()
+    assert len(before) == 12
+    assert whole.barriers.max() > 0
+    code, out, _ = run("network", *reversed(files), *ways, "--pairs", "open", capsys=capsys)
+    assert "paths were searched for 6 of 6 pairs" in out
+    again = load("network/network.npz")
+    assert again.labels == whole.labels
+    np.testing.assert_array_equal(again.heights, whole.heights)
+    assert times("network/paths") == before
+
+
+def times(folder: str) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*.npz")}
+
+
+def test_network_says_which_solutions_are_no_minima(trained, capsys):
+    files = sorted(str(p) for p in trained.glob("*.npz"))
+    code, _, err = run("network", *files, "--jobs", "1", "--pairs", "all", capsys=capsys)
+    assert code == 2
+    assert re.search(
+        r"a path from a \((adamw|sgd)/\d\) to b \((adamw|sgd)/\d\) cannot be found: . must be near a minimum",
+        err,
+    )
+
+
+def test_a_recipe_says_which_parameters_are_kept(capsys):
+    recipe = "sgd(epochs=3, keep='validation')"
+    code, out, _ = run("train", PROBLEM, "--optimizer", recipe, "--out", "kept.npz", capsys=capsys)
+    assert code == 0
+    assert "of lowest validation loss" in out
+    assert load("kept.npz").about["keep"] == "validation"
 
 
 def test_network_leaves_out_pairs_that_cannot_matter(trained, capsys):

@@ -51,6 +51,7 @@ def synthetic(heights, loss=None, groups=None, status=None, converged=True):
         method="fourier",
         gradients=0,
         losses=0,
+        rounding=1e-14,
     )
 
 
@@ -619,6 +620,14 @@ def test_a_lower_bound_of_barriers_is_not_negative_but_that_of_a_difference_may_
     np.testing.assert_array_equal(bounds["barrier"][:3], 0)
     np.testing.assert_array_equal(bounds["barrier"][3:], bounds["height"][3:])
     assert (bounds["barrier"][3:] < 0).all()
+
+
+def test_a_single_pair_has_no_interval():
+    network = synthetic(1 - np.eye(5), groups=["a", "a", "b", "b", "b"])
+    found = group_statistics(network)
+    assert found.groups[:4] == ("a – a", "b – b", "a – b", "(a – a) − (b – b)")
+    assert np.isnan(found.low[0]).tolist() == [True, False, False, True, True, False]
+    np.testing.assert_array_equal(np.isnan(found.low), np.isnan(found.high))
 
 
 def test_groups_of_one_have_no_interval():

@@ -92,6 +92,15 @@ def test_a_share_has_bounds_from_0_to_1(comparison):
     assert ((summary.low[row] >= 0) & (summary.high[row] <= 1)).all()
 
 
+@pytest.mark.parametrize("factor", [1, 40])
+def test_an_accuracy_is_a_share_but_a_metric_above_1_is_none(comparison, factor):
+    accuracies = factor * np.resize([0.6, 1], len(comparison.solutions))
+    found = [replace(s, test_accuracy=a) for s, a in zip(comparison.solutions, accuracies, strict=True)]
+    summary = summarize(found, comparison.flatness, comparison.corridors)
+    high = summary.high[summary.metrics.index("test_accuracy")]
+    assert high.max() == 1 if factor == 1 else (high > 1).all()
+
+
 def test_one_value_that_is_not_positive_makes_it_an_ordinary_mean(comparison):
     flat = [replace(f, trace=-1.0) if i == 0 else f for i, f in enumerate(comparison.flatness)]
     summary = summarize(comparison.solutions, flat, comparison.corridors)

@@ -40,7 +40,7 @@ def group_statistics(
     geometric averages: s is the spread of the draws' averages times √(n/(n−1)), n the smallest group in a column, and t
     Student's quantile with n − 1 degrees of freedom. Of 95 % intervals at 4 to 12 minima a group this many held the truth,
     simulated where the value of a pair is the sum or the larger of two numbers of its ends, and noise: averages .89 to 1,
-    differences .93 to 1. (Percentiles of the draws: .69 to .98, and .91 to 1.)
+    differences .93 to 1; a column of one pair has none. (Percentiles of the draws: .69 to .98, and .91 to 1.)
     A barrier is not negative, so its lower bound is not either.
     With chains every minimum of the network may be a link, whether drawn or not: those bounds take the network as given.
 
@@ -80,7 +80,9 @@ def group_statistics(
             spread.append(spread[a] - spread[b])
             counts.append(min(counts[a], counts[b]))
             sizes.append(min(sizes[a], sizes[b]))
-    reach = np.array([_reach(draws, n, confidence) for draws, n in zip(spread, sizes, strict=True)])
+    reach = np.array(
+        [_reach(s, n, count, confidence) for s, n, count in zip(spread, sizes, counts, strict=True)]
+    )
     middle = np.concatenate(center)
     table = np.stack([middle, middle - reach, middle + reach])[:, None]
     table = np.exp(table) if geometric else table
@@ -165,9 +167,10 @@ def _draws(groups: Array, repeats: int, seed: int) -> Array:
     return drawn
 
 
-def _reach(draws: Array, n: int, confidence: float) -> float:
+def _reach(draws: Array, n: int, pairs: int, confidence: float) -> float:
+    """Half the width of the interval; NaN for fewer than two minima, or for a single pair, which is the same in every draw."""
     draws = draws[~np.isnan(draws)]
-    if n < 2 or len(draws) < 2:
+    if min(n, pairs, len(draws)) < 2:
         return float("nan")
     return float(stats.t.ppf(0.5 + confidence / 2, n - 1) * draws.std() * np.sqrt(n / (n - 1)))
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from landscape import InputError
 from landscape.results import MinimaNetwork, PathRecord
 
 Pair = tuple[int, int]  # smaller first
-ROUNDING = 100  # what rounding may leave in a loss, in units of eps
+_ROUNDING = 100  # what rounding may leave in a loss, in units of eps
 
 
 def network_of(
@@ -37,9 +38,15 @@ def network_of(
     return known_of(paths, groups=groups).network(set(), about=about)
 
 
-def known_of(paths: Iterable[PathRecord], *, groups: Mapping[str, str] | None = None) -> Known:
-    """What is known by paths that are there already (see network_of); ``open_pairs`` says which to search next."""
-    known, place = Known(), {}
+def known_of(
+    paths: Iterable[PathRecord],
+    *,
+    groups: Mapping[str, str] | None = None,
+    dtype: torch.dtype = torch.float64,
+) -> Known:
+    """What is known by paths that are there already (see network_of); ``open_pairs`` says which to search next.
+    dtype: that the losses were computed in, whose rounding is no barrier."""
+    known, place = Known(rounding=rounding_of(dtype)), {}
     for path in paths:
         if not path.start or not path.end or path.start == path.end:
             raise InputError(
@@ -54,6 +61,11 @@ def known_of(paths: Iterable[PathRecord], *, groups: Mapping[str, str] | None = 
     if not place:
         raise InputError("paths must hold at least one path, got none.")
     return known
+
+
+def rounding_of(dtype: torch.dtype) -> float:
+    """What rounding may change in a loss, as a share of it."""
+    return _ROUNDING * torch.finfo(dtype).eps
 
 
 def group_of(label: str) -> str:
@@ -71,7 +83,7 @@ class Seen(NamedTuple):
 
 @dataclass(eq=False)
 class Known:
-    """Minima, and lines and paths between them by pair, as a search adds them; ``eps`` is the rounding of losses."""
+    """Minima, and lines and paths between them by pair, as a search adds them; ``rounding`` is a share of losses."""
 
     labels: list[str] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
@@ -82,7 +94,7 @@ class Known:
     methods: set[str] = field(default_factory=set)
     gradients: int = 0
     losses: int = 0
-    eps: float = ROUNDING * np.finfo(float).eps
+    rounding: float = 0.0
 
     def grow(self, label: str, group: str, loss: float) -> int:
         """The number of a new minimum."""
@@ -119,7 +131,7 @@ class Known:
         bound, line = max(self.loss[pair[0]], self.loss[pair[1]]), self.lines.get(pair)
         if line is None or not math.isfinite(line.height):
             return height <= bound
-        rounding = self.eps * max(abs(line.height), abs(line.lowest))
+        rounding = self.rounding * max(abs(line.height), abs(line.lowest))
         resolution = max(_TOLERANCE * (line.height - line.lowest), rounding)
         return height <= bound + max(negligible * (line.height - bound), resolution)
 
@@ -161,6 +173,7 @@ class Known:
             method=method or ", ".join(sorted(self.methods)) or "linear",
             gradients=self.gradients,
             losses=self.losses,
+            rounding=self.rounding,
             found=np.array(self.found) if self.found else np.zeros((0, 0)),
             about=dict(about or {}),
         )

@@ -16,7 +16,7 @@ from landscape.results import MinimaNetwork, PathRecord
 
 from ..paths.find import METHODS, Method
 from ..points import seed_of
-from .known import ROUNDING, Known, Pair, group_of, ordered
+from .known import Known, Pair, group_of, ordered, rounding_of
 from .searching import Search, content
 
 
@@ -168,7 +168,7 @@ def _named(
         raise InputError(
             f"the loss at thetas must be finite, but at row {bad} it is {loss[bad]}; leave that out."
         )
-    return Known(labels, groups, loss, losses=n, eps=ROUNDING * torch.finfo(dtype).eps)
+    return Known(labels, groups, loss, losses=n, rounding=rounding_of(dtype))
 
 
 def _pair(pair: tuple[int, int], n: int, name: str) -> Pair:

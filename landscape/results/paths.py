@@ -13,8 +13,6 @@ import numpy as np
 
 from ..records import Array, Record
 
-ROUNDING = 1e-13  # of a loss: what sums of other order may change, as those over permuted units
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PathRecord(Record):
@@ -142,7 +140,7 @@ class MinimaNetwork(Record):
     the loss on it is not finite. converged (n, n): whether the search for that path settled. status (n, n) in words: "searched";
     not searched as "at its bound", since a chain of paths is as low as the higher end already, or "off the tree", "out of
     budget", "not asked for". found (m, P): the last m of the n minima, which were found on paths between the others.
-    ``gradients`` and ``losses`` count evaluations.
+    ``gradients`` and ``losses`` count evaluations. rounding: the share of a loss that may come of the order of a sum, no barrier.
     """
 
     labels: tuple[str, ...]
@@ -155,6 +153,7 @@ class MinimaNetwork(Record):
     method: str
     gradients: int
     losses: int
+    rounding: float = 0.0
     found: Array = field(default_factory=lambda: np.zeros((0, 0)))
 
     @property
@@ -226,4 +225,4 @@ class MinimaNetwork(Record):
     def _above_ends(self, heights: Array) -> Array:
         higher = np.maximum(self.loss[:, None], self.loss[None, :])
         above = heights - higher
-        return np.where(np.abs(above) <= ROUNDING * np.abs(higher), 0.0, above)
+        return np.where(np.abs(above) <= self.rounding * np.abs(higher), 0.0, above)
