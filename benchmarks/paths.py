@@ -1,7 +1,7 @@
 """How low paths between minima get for equal gradients: all methods of find_path on ten pairs of L-BFGS minima.
 
     python -m benchmarks.paths                                            # digits-mlp, a quarter of an hour
-    python -m benchmarks.paths --problem "mnist-fcp(train=5000)"          # two hours on two cores
+    python -m benchmarks.paths --problem "mnist-fcp(train=5000)" --gradients 1000  # an hour on two cores
     python -m benchmarks.paths --write docs/paths.md                      # also puts the table between the page's markers
 
 Heights are dense maxima, bracketed, in float64 on all training data. Every method starts from the straight line and has as many
