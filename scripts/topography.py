@@ -8,7 +8,7 @@ Args:
     lbfgs: its recipe.
     solutions: of each optimizer.
     pairs: within each optimizer, and as many across.
-    steps: gradients of a fair search, at most; the published one takes 5,100.
+    steps: gradients of a fair search, at most, of a thorough one five times as many; the published one takes 5,100.
     only: a part of the names of the ways to go.
     out: the folder of records, which resume, and pictures.
 """
@@ -31,7 +31,8 @@ from landscape.tasks import Task, cores, run_tasks, sole_use
 from optimizers import parse_recipe
 from scripts.study import command, drawn_pairs, matching, save
 
-WAYS = ("published", "straight", "free", "held", "aligned straight", "aligned free", "aligned held")
+FAIR = ("straight", "free", "held")
+WAYS = ("published", *FAIR, "thorough", *(f"aligned {way}" for way in FAIR))
 
 
 def main(
@@ -45,9 +46,7 @@ def main(
     out: Path = Path("runs"),
 ) -> None:
     ways, out = matching(WAYS, only), out / "topography" / file_name(problem)
-    recipes = {
-        name: replace(parse_recipe(text), label=name) for name, text in {"sgd": sgd, "lbfgs": lbfgs}.items()
-    }
+    recipes = {n: replace(parse_recipe(t), label=n) for n, t in (("sgd", sgd), ("lbfgs", lbfgs))}
     place, kept = stages.Workplace(problem, recipes), out / "solutions"
     runs = [[solution_task(place, n, i, kept / f"{n}-{i}.npz") for i in range(solutions)] for n in recipes]
     found: dict[str, MinimaNetwork] = {}
@@ -82,6 +81,7 @@ def joined(place: Any, a: Solution, b: Solution, *, generator: Any, way: str, st
         return replace(line, method="straight")  # a path like others, for a network
     fair = {"steps": steps, "hold_norm": way.endswith("held")}
     how |= {"method": "fourier-published"} if way == "published" else fair
+    how |= {"steps": 5 * steps, "negligible": 1e-8} if way == "thorough" else {}
     return find_path(objective, a.theta, b.theta, minima=False, generator=generator, **how)
 
 
