@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from analysis import curvature
+from analysis.curvature import matrices
 from analysis.curvature.matrices import products_of
 from analysis.curvature.split import split_trace
 from analysis.curvature.trace import hessian_trace
@@ -87,7 +87,7 @@ def test_a_loss_reads_all_data_once_and_a_gradient_too() -> None:
 def test_graphs_beyond_the_memory_are_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     streamed, held, theta, data = pair()
     v = torch.ones(2, len(theta), dtype=torch.float64)
-    monkeypatch.setattr(curvature, "MEMORY", 1)  # the first fits, as nothing is kept before it
+    monkeypatch.setattr(matrices, "MEMORY", 1)  # the first fits, as nothing is kept before it
     times = products_of(streamed, theta, "gauss-newton")
     expected = products_of(held, theta, "gauss-newton")(v)
     torch.testing.assert_close(times(v), expected)
