@@ -204,22 +204,12 @@ def barrier(
     from . import connecting
     from .plots import plot_paths, save_axes
     from .results import PathRecord
-    from .tasks import Task
 
     place, (a, b) = _solutions([start, end], problem, dtype, device)
     folder = Path(out) if out else a.output.parent / "paths"
     name = f"{a.output.stem}--{b.output.stem}"
-    policy = "batch" if place.has_batchnorm else "eval"
-    tasks = [
-        Task(
-            folder / f"{name}.{method}.npz",
-            connecting.connect,
-            (a, b),
-            {"batchnorm": policy, **options},
-            under=place.under,
-        )
-        for method, options in connecting.path_methods(settings, methods, minima=minima).items()
-    ]
+    ways = connecting.path_methods(settings, methods, minima=minima)
+    tasks = list(connecting.path_tasks(place, a, b, folder, ways, under=place.under).values())
     _run(tasks, place, title="Paths", jobs=1)
     paths = [PathRecord.load(task.output) for task in tasks]
     for path in paths:

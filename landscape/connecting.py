@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import combinations
@@ -98,28 +98,25 @@ def join(
     minima_network), so more processes may search a few pairs more. Paths that are there already are taken, also those that
     ``rule`` would not ask for.
     """
-    given = sorted(given, key=lambda g: SolutionFile(g.output).label)  # so that a pair has one name
     labels = [SolutionFile(g.output).label for g in given]
     if len(labels) < 2 or len(set(labels)) < len(labels):
         raise InputError(f"solutions must be two or more with different labels, got {', '.join(labels)}.")
+    ordered = [g for _, g in sorted(zip(labels, given, strict=True), key=lambda both: both[0])]
     settings = settings or PathSettings()
-    how, policy = path_methods(settings, (method,), minima=minima), "batch" if place.has_batchnorm else "eval"
-
-    def task(pair: tuple[int, int], kind: str) -> Task:
-        a, b = (given[i] for i in pair)
-        file = folder / "paths" / f"{a.output.stem}--{b.output.stem}.{kind}.npz"
-        return Task(file, connect, (a, b), {"batchnorm": policy, **how[kind]}, under=place.under)
-
-    pairs = list(combinations(range(len(given)), 2))
+    how, under = path_methods(settings, (method,), minima=minima), place.under
+    pairs = {  # of one name each, whatever the order of the files
+        (i, j): path_tasks(place, ordered[i], ordered[j], folder / "paths", how, under=under)
+        for i, j in combinations(range(len(ordered)), 2)
+    }
     with sole_use(folder):
-        tasks = [task(pair, "linear") for pair in pairs]
+        tasks = [kinds["linear"] for kinds in pairs.values()]
         run_tasks(tasks, place, title="Straight lines", jobs=jobs, show_progress=show_progress)
-        done = {pair: path for pair in pairs if (path := task(pair, method)).is_done()}
+        done = {pair: kinds[method] for pair, kinds in pairs.items() if kinds[method].is_done()}
         tasks += done.values()
         known = known_of(_read(tasks), dtype=place.torch_dtype)
         with progress("Paths", len(pairs), done=len(done), shown=show_progress) as advance:
             while left := known.open_pairs(rule=rule, negligible=settings.negligible):
-                found = {pair: task(pair, method) for pair in (left if rule == "all" else left[:jobs])}
+                found = {pair: pairs[pair][method] for pair in (left if rule == "all" else left[:jobs])}
                 run_tasks([*found.values()], place, title="", jobs=jobs, show_progress=False)
                 for pair, path in zip(found, _read(found.values()), strict=True):
                     known.add(pair, path)
@@ -134,6 +131,26 @@ def join(
 
 def _read(tasks: Iterable[Task]) -> Iterator[PathRecord]:
     return (PathRecord.load(task.output) for task in tasks)
+
+
+def path_tasks(
+    place: Workplace,
+    a: Task | Given,
+    b: Task | Given,
+    folder: Path,
+    methods: Mapping[str, Mapping[str, Any]],
+    *,
+    under: Mapping[str, Any] | None = None,
+) -> dict[str, Task]:
+    """The task of connecting two solutions by each of the methods (as path_methods gives them), in files named after both."""
+    name = f"{a.output.stem}--{b.output.stem}"
+    policy = {"batchnorm": "batch" if place.has_batchnorm else "eval"}
+    return {
+        method: Task(
+            folder / f"{name}.{method}.npz", connect, (a, b), {**policy, **settings}, under=under or {}
+        )
+        for method, settings in methods.items()
+    }
 
 
 def path_methods(

@@ -171,13 +171,9 @@ class Plan:
         return Task(self.directory / f"{name}.npz", work, inputs, replaceable=True, **how)
 
     def _paths(self) -> list[Task]:
-        policy = "batch" if self.place.has_batchnorm else "eval"
-        tasks = []
-        for a, b in self._pairs():
-            for method, settings in connecting.path_methods(self.measures.paths).items():
-                path = self._path("paths", f"{a.output.stem}--{b.output.stem}.{method}")
-                tasks.append(Task(path, connecting.connect, (a, b), {"batchnorm": policy, **settings}))
-        return tasks
+        folder, methods = self.directory / "paths", connecting.path_methods(self.measures.paths)
+        tasks = (connecting.path_tasks(self.place, a, b, folder, methods) for a, b in self._pairs())
+        return [task for kinds in tasks for task in kinds.values()]
 
     def _pairs(self) -> list[tuple[Task, Task]]:
         """At most ``measures.pairs`` a group, the first ones in an order that uses all solutions evenly."""
