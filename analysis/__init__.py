@@ -1,7 +1,7 @@
 """Measures of solutions: curvature and flatness, paths and barriers, embeddings, corridors."""
 
 from .alignment.align import align as align
-from .corridor import corridor as corridor
+from .corridors.steps import corridor as corridor
 from .curvature.blocks import block_traces as block_traces
 from .curvature.density import spectral_density as spectral_density
 from .curvature.diagonal import hessian_diagonal as hessian_diagonal
@@ -10,7 +10,7 @@ from .curvature.spectrum import top_eigenpairs as top_eigenpairs
 from .curvature.split import split_trace as split_trace
 from .curvature.trace import frobenius as frobenius
 from .curvature.trace import hessian_trace as hessian_trace
-from .embedding import kernel_pca as kernel_pca
+from .embeddings.kernel import kernel_pca as kernel_pca
 from .flatness.certificate import flat_minimum_certificate as flat_minimum_certificate
 from .flatness.invariant import fisher_rao as fisher_rao
 from .flatness.invariant import relative_flatness as relative_flatness

@@ -16,7 +16,7 @@ import pytest
 from analysis.paths.find import METHODS
 from landscape import load
 from landscape.cli import COMMANDS, main
-from landscape.commands import PathMethod
+from landscape.commands.paths import PathMethod
 from landscape.plots.labels import number
 from optimizers import RECIPES
 

@@ -8,7 +8,7 @@ import torch
 from dense import dense_hessian, quadratic, reference, rotated
 from torch import Tensor
 
-from analysis.corridor import corridor
+from analysis.corridors.steps import corridor
 from landscape import InputError, Objective
 
 A = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)

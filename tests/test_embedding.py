@@ -8,7 +8,7 @@ import pytest
 from sklearn.decomposition import PCA, KernelPCA
 from sklearn.metrics.pairwise import laplacian_kernel
 
-from analysis.embedding import kernel_pca
+from analysis.embeddings.kernel import kernel_pca
 from landscape import InputError, Solution, load_problem
 from landscape.commands import embed
 from landscape.results import Embedding

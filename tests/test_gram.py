@@ -8,8 +8,8 @@ import pytest
 from sklearn.decomposition import KernelPCA
 from sklearn.metrics.pairwise import cosine_similarity, laplacian_kernel
 
-from analysis import gram, kernel_pca
-from analysis.gram import norms_and_distances, solution_rows
+from analysis.embeddings import gram, kernel_pca
+from analysis.embeddings.gram import norms_and_distances, solution_rows
 from landscape import InputError, Solution
 
 N, P = 7, 30_001  # four blocks of 8192 columns, the last one of 5425

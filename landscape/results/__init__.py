@@ -2,6 +2,7 @@
 
 from ..records import NAN as NAN
 from ..records import Array as Array
+from .corridors import Corridor as Corridor
 from .curvature import BlockTraces as BlockTraces
 from .curvature import CurvatureScales as CurvatureScales
 from .curvature import Diagonal as Diagonal
@@ -10,6 +11,7 @@ from .curvature import Frobenius as Frobenius
 from .curvature import SplitTrace as SplitTrace
 from .curvature import Trace as Trace
 from .density import SpectralDensity as SpectralDensity
+from .embeddings import Embedding as Embedding
 from .flatness import Certificate as Certificate
 from .flatness import Flatness as Flatness
 from .flatness import NoiseFlatness as NoiseFlatness
@@ -23,8 +25,6 @@ from .paths import PathRecord as PathRecord
 from .solutions import Alignment as Alignment
 from .solutions import Solution as Solution
 from .solutions import Track as Track
-from .studies import Corridor as Corridor
-from .studies import Embedding as Embedding
-from .studies import Profile as Profile
 from .studies import Summary as Summary
-from .studies import Surface as Surface
+from .surfaces import Profile as Profile
+from .surfaces import Surface as Surface

@@ -50,7 +50,7 @@ def kernel_pca(
     group the accuracies are NaN. ``chance`` is the share of the largest group.
 
     Cost: no evaluation of the loss; O(n²P) arithmetic and one read of each file, of which at most ``memory`` bytes are
-    held at a time, beside (n, n) matrices: see analysis.gram.norms_and_distances. Files and records give the same numbers.
+    held at a time, beside (n, n) matrices: see norms_and_distances. Files and records give the same numbers.
 
     Args:
         solutions: Solution records of one architecture, paths of their .npz files, or an array (n, P). Hundreds of files

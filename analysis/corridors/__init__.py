@@ -1,0 +1,1 @@
+"""Corridors: where steepest descent goes straight."""

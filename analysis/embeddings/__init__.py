@@ -1,0 +1,1 @@
+"""Embeddings: solutions as points in few dimensions, with the controls a picture must be read beside."""
