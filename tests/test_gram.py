@@ -8,7 +8,8 @@ import pytest
 from sklearn.decomposition import KernelPCA
 from sklearn.metrics.pairwise import cosine_similarity, laplacian_kernel
 
-from analysis.embeddings import gram, kernel_pca
+from analysis import kernel_pca
+from analysis.embeddings import gram
 from analysis.embeddings.gram import norms_and_distances, solution_rows
 from landscape import InputError, Solution
 
