@@ -8,6 +8,7 @@ exact when every tensor is back where it was. Times are medians, from two models
 """
 
 import copy
+import importlib
 import signal
 import time
 from collections.abc import Callable
@@ -137,11 +138,10 @@ def by_align(one: nn.Module, other: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
 
 def by_rebasin(one: nn.Module, other: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    from rebasin import PermutationCoordinateDescent
-
+    descent = importlib.import_module("rebasin").PermutationCoordinateDescent
     one.requires_grad_(False)
     other.requires_grad_(False)
-    PermutationCoordinateDescent(one, other, x).rebasin()
+    descent(one, other, x).rebasin()
     return state_of(other)
 
 
