@@ -30,15 +30,16 @@ Work = Callable[..., Record]
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """A record that is there already: an input of tasks, known by its content."""
+    """A record that is there already, or a folder of them: an input of tasks, known by its content."""
 
     output: Path
 
     @cached_property
     def key(self) -> str:
-        read_about(self.output)  # a file that is no record is refused here
-        with self.output.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        if not self.output.is_dir():
+            return _content(self.output)[:16]
+        keys = [_content(path) for path in sorted(self.output.glob("*.npz"))]
+        return hashlib.sha256("".join(keys).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +49,8 @@ class Task:
     work must be a function of a module, so that it travels to other processes. ``settings`` is JSON. A task that
     summarizes others (``replaceable``) may overwrite its record when those have changed. ``under`` is what else the
     result depends on, in the context (precision, device), where no input's key tells it. ``read`` makes an argument of an
-    input's file; with Path the work reads what it needs itself.
+    input's file; with Path the work reads what it needs itself. With ``folder`` the work gets ``folder=…``, named as its
+    record without the ending, for files that it makes beside.
     """
 
     output: Path
@@ -58,6 +60,7 @@ class Task:
     replaceable: bool = False
     under: Mapping[str, Any] = field(default_factory=dict)
     read: Callable[[Path], Any] = load
+    folder: bool = False
 
     @cached_property
     def key(self) -> str:
@@ -97,7 +100,8 @@ class Task:
         inputs = [self.read(task.output) for task in self.inputs]
         seed = int(self.key, 16) % 2**63
         generator = torch.Generator().manual_seed(seed)
-        record = self.work(context, *inputs, generator=generator, **self.settings)
+        beside = {"folder": self.output.with_suffix("")} if self.folder else {}
+        record = self.work(context, *inputs, generator=generator, **beside, **self.settings)
         about = {
             "versions": versions(),
             **record.about,
@@ -155,6 +159,13 @@ def _leave_with(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _content(path: Path) -> str:
+    """A hash of a record's file."""
+    read_about(path)  # a file that is no record is refused here
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def cores() -> int:

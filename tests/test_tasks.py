@@ -117,6 +117,28 @@ def test_given_records_are_known_by_content(tmp_path):
         _ = Given(tmp_path / "x.npz").key
 
 
+def test_a_folder_of_records_is_known_by_their_content(tmp_path):
+    first, _ = chain(tmp_path / "records")
+    run_tasks(first, 10.0, title="", jobs=1)
+    key = Given(tmp_path / "records").key
+    (tmp_path / "records").rename(tmp_path / "elsewhere")
+    assert Given(tmp_path / "elsewhere").key == key
+    (tmp_path / "elsewhere/1.npz").unlink()
+    assert Given(tmp_path / "elsewhere").key not in (key, Given(tmp_path / "elsewhere/0.npz").key)
+
+
+def beside(context, *, generator, folder):
+    folder.mkdir()
+    return draw(context, generator=generator)
+
+
+def test_work_that_makes_files_of_its_own_is_told_where(tmp_path):
+    task = Task(tmp_path / "a(lr=0.1)-0.npz", beside, folder=True)
+    run_tasks([task], 10.0, title="", jobs=1)
+    assert (tmp_path / "a(lr=0.1)-0").is_dir()
+    assert task.is_done()
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_failing_task_leaves_what_was_finished_and_no_half_file(tmp_path, jobs):
     run_tasks([Task(tmp_path / "good.npz", draw)], 1.0, title="t", jobs=1, show_progress=False)
