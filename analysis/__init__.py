@@ -1,6 +1,10 @@
 """Measures of solutions: curvature and flatness, paths and barriers, embeddings, corridors."""
 
 from .alignment.align import align as align
+from .corridors.noise import corridor_noise as corridor_noise
+from .corridors.places import corridor_along as corridor_along
+from .corridors.places import corridor_map as corridor_map
+from .corridors.places import corridor_points as corridor_points
 from .corridors.steps import corridor as corridor
 from .curvature.blocks import block_traces as block_traces
 from .curvature.density import spectral_density as spectral_density
@@ -10,7 +14,10 @@ from .curvature.spectrum import top_eigenpairs as top_eigenpairs
 from .curvature.split import split_trace as split_trace
 from .curvature.trace import frobenius as frobenius
 from .curvature.trace import hessian_trace as hessian_trace
+from .embeddings.functions import function_embedding as function_embedding
 from .embeddings.kernel import kernel_pca as kernel_pca
+from .embeddings.projection import project_solutions as project_solutions
+from .embeddings.trajectory import trajectory_pca as trajectory_pca
 from .flatness.certificate import flat_minimum_certificate as flat_minimum_certificate
 from .flatness.invariant import fisher_rao as fisher_rao
 from .flatness.invariant import relative_flatness as relative_flatness
@@ -34,3 +41,6 @@ from .paths.find import find_path as find_path
 from .paths.find import linear_path as linear_path
 from .paths.fourier import Fourier as Fourier
 from .paths.fourier import PublishedFourier as PublishedFourier
+from .surfaces.eigenplanes import eigenvector_plane as eigenvector_plane
+from .surfaces.roughness import roughness as roughness
+from .surfaces.topology import topology as topology

@@ -29,6 +29,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "network": commands.network,
     "embed": commands.embed,
     "scan": commands.scan,
+    "surface": commands.surface,
+    "corridor": commands.corridor,
     "report": commands.report,
 }
 _LISTS: dict[str, dict[str, Any]] = {
@@ -50,8 +52,27 @@ _LISTS: dict[str, dict[str, Any]] = {
         "solutions": {
             "nargs": "+",
             "metavar": "SOLUTION",
-            "help": "files of solutions (.npz), three or more.",
+            "help": "files of solutions (.npz), or folders of trajectories; three points or more.",
         }
+    },
+    "scan": {
+        "solutions": {
+            "nargs": "+",
+            "metavar": "SOLUTION",
+            "help": "files of one, two or three solutions (.npz), or folders of trajectories.",
+        },
+        "--values": {
+            "nargs": "+",
+            "default": [],
+            "choices": ["validation", "test", "accuracy", "gradient"],
+            "help": "what is recorded beside the train loss: the losses of other splits, accuracies, the gradient's norm.",
+        },
+    },
+    "surface": {
+        "records": {"nargs": "+", "metavar": "RECORD", "help": "planes that landscape scan recorded (.npz)."}
+    },
+    "corridor": {
+        "trajectories": {"nargs": "+", "metavar": "TRAJECTORY", "help": "folders of recorded trajectories."}
     },
 }
 

@@ -38,6 +38,7 @@ class SolutionFile:
             self.problem: str = fields["problem"]
             self.optimizer: str = fields["optimizer"]
             self.seed: int = fields["seed"]
+            self.step: int | None = fields.get("step")  # of a checkpoint
             self.parameters = Parameters(fields["names"], fields["shapes"])
             self.about = fields.get("about") or {}
             with zipfile.ZipFile(self.path) as archive:
@@ -59,7 +60,7 @@ class SolutionFile:
 
     @property
     def label(self) -> str:
-        return f"{self.optimizer}/{self.seed}"
+        return f"{self.optimizer}/{self.seed}" + ("" if self.step is None else f"@{self.step}")
 
     @property
     def names(self) -> tuple[str, ...]:

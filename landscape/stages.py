@@ -6,39 +6,32 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from analysis import (
     block_traces,
     corridor,
     flatness,
-    kernel_pca,
     spectral_density,
     split_trace,
 )
 from optimizers import Recipe, fit
 
-from .directions import random_direction
 from .errors import InputError
 from .networks import BatchNormPolicy, LossFn
 from .objective import Objective
-from .probes import Line, Plane, scan
 from .problems import Problem, load_problem
+from .recording import Recording
 from .records import Record
 from .results import (
-    NAN,
     BlockTraces,
     Corridor,
-    Embedding,
     Flatness,
     PathRecord,
-    Profile,
     Solution,
     SpectralDensity,
     SplitTrace,
     Summary,
-    Surface,
 )
 from .summary import summarize, summarize_pairs
 
@@ -109,15 +102,17 @@ class Workplace:
         return self.load().has_batch_statistics
 
 
-@dataclass(frozen=True)
-class Files:
-    """Solutions that need not fit into memory, and the bytes of it that may be used."""
-
-    paths: tuple[Path, ...]
-    memory: int
-
-
-def train(place: Workplace, *, generator: torch.Generator, label: str, seed: int, **_: Any) -> Solution:
+def train(
+    place: Workplace,
+    *,
+    generator: torch.Generator,
+    label: str,
+    seed: int,
+    record: dict[str, Any] | None = None,
+    folder: Path | None = None,
+    **_: Any,
+) -> Solution:
+    """The solution of a recipe; with ``record``, settings of Recording, its trajectory goes into the folder."""
     problem = place.load()
     recipe = place.recipes[label].on(problem)
     return fit(
@@ -133,6 +128,7 @@ def train(place: Workplace, *, generator: torch.Generator, label: str, seed: int
         device=place.device,
         show_progress=place.show_progress,
         about={"recipe": str(recipe)},
+        record=Recording(folder, **(record or {})) if folder else None,
     )
 
 
@@ -175,55 +171,11 @@ def measure_corridor(place: Workplace, solution: Solution, *, generator: torch.G
     objective = place.objective(solution)
     labels = {"label": solution.label, "about": place.about(objective)}
     if len(solution.tail) < 2:
-        none = np.zeros(0)
-        names = ("loss", "gradient_norm", "step", "kappa", "kappa_weak", "linearity", "cosine", "norm_ratio")
-        return Corridor(**dict.fromkeys(names, none), chord=NAN, **labels)
+        return Corridor(**labels)
     return corridor(objective, solution.tail, **labels)
 
 
-def scan_line(
-    place: Workplace,
-    solution: Solution,
-    *,
-    generator: torch.Generator,
-    points: int,
-    reach: float,
-    engine: str,
-) -> Profile:
-    objective, theta, (direction,) = _directions(place, solution, generator, count=1)
-    probe = Line(theta, direction, _centered(points, reach))
-    labels: dict[str, Any] = {"direction": "random, filter-normalized", "label": solution.label}
-    return scan(objective, probe, engine=engine, **labels, about=place.about(objective))
-
-
-def scan_plane(
-    place: Workplace,
-    *solutions: Solution,
-    generator: torch.Generator,
-    points: int,
-    reach: float,
-    engine: str,
-) -> Surface:
-    """Around the solution of lowest train loss."""
-    deepest = min(solutions, key=lambda s: s.train_loss)
-    objective, theta, (d1, d2) = _directions(place, deepest, generator, count=2)
-    steps = _centered(points, reach)
-    labels: dict[str, Any] = {"direction": "random, filter-normalized", "label": deepest.label}
-    plane = Plane(theta, d1, d2, steps, steps)
-    return scan(objective, plane, engine=engine, **labels, about=place.about(objective))
-
-
 _WHOLE = 6  # times the samples where G is not told apart, whose trace a split would know exactly
-
-
-def embed(place: Workplace, *solutions: Path, generator: torch.Generator) -> Embedding:
-    """Of solutions on disk, which are read in slices: together they may be larger than memory."""
-    return kernel_pca(solutions)
-
-
-def embed_files(files: Files, *, generator: torch.Generator) -> Embedding:
-    """As embed, of solutions that are read in slices."""
-    return kernel_pca(files.paths, memory=files.memory, show_progress=True)
 
 
 def summary(place: Workplace, *records: Record, generator: torch.Generator) -> Summary:
@@ -236,18 +188,3 @@ def pair_summary(place: Workplace, *records: Record, generator: torch.Generator)
 
 def _of(kind: Any, records: tuple[Record, ...]) -> list[Any]:
     return [record for record in records if isinstance(record, kind)]
-
-
-def _directions(
-    place: Workplace, solution: Solution, generator: torch.Generator, *, count: int
-) -> tuple[Objective, torch.Tensor, list[torch.Tensor]]:
-    objective = place.objective(solution)
-    theta = objective.point(solution.theta)
-    names = solution.parameters
-    return objective, theta, [random_direction(theta, names, generator=generator) for _ in range(count)]
-
-
-def _centered(points: int, reach: float) -> torch.Tensor:
-    """An odd number of steps from −reach to reach, so that the middle one is exactly 0."""
-    half = max(1, points // 2)
-    return torch.arange(-half, half + 1, dtype=torch.float64) * (reach / half)

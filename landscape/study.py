@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations, product
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 
 from optimizers import Recipe, parse_recipe
 
-from . import connecting, stages
+from . import connecting, geometry, stages
 from .comparison import SETTINGS, Comparison, load_comparison
 from .errors import InputError
 from .measures import FlatnessSettings, PathSettings, ScanSettings
@@ -121,10 +121,10 @@ class Plan:
             "solutions": list(every),
             "flatness": self._each("flatness", stages.measure_flatness, **asdict(measures.flatness)),
             "corridors": self._each("corridors", stages.measure_corridor),
-            "profiles": self._each("profiles", stages.scan_line, **self._scan(measures.scans.line)),
+            "profiles": self._each("profiles", geometry.scan_line, **self._scan(measures.scans.line)),
             "surfaces": [self._surface(label) for label in place.recipes],
             "paths": self._paths(),
-            "embedding": [self._all("embedding", stages.embed, every, read=Path)] if len(every) > 2 else [],
+            "embedding": [self._all("embedding", geometry.embed, every, read=Path)] if len(every) > 2 else [],
         }
         r = self.records
         self.records["summary"] = [
@@ -165,7 +165,7 @@ class Plan:
     def _surface(self, label: str) -> Task:
         runs = tuple(run for (name, _), run in self.runs.items() if name == label)
         settings = self._scan(self.measures.scans.plane)
-        return Task(self._path("surfaces", label), stages.scan_plane, runs, settings, replaceable=True)
+        return Task(self._path("surfaces", label), geometry.scan_plane, runs, settings, replaceable=True)
 
     def _all(self, name: str, work: Work, inputs: tuple[Task, ...], **how: Any) -> Task:
         return Task(self.directory / f"{name}.npz", work, inputs, replaceable=True, **how)
@@ -192,8 +192,13 @@ class Plan:
         return self.directory / kind / f"{file_name(name)}.npz"
 
 
-def solution_task(place: Workplace, label: str, seed: int, output: Path) -> Task:
-    """The task of training one of the workplace's recipes from a seed."""
+def solution_task(
+    place: Workplace, label: str, seed: int, output: Path, *, record: Mapping[str, Any] | None = None
+) -> Task:
+    """The task of training one of the workplace's recipes from a seed.
+
+    record: settings of Recording beside its directory, if the trajectory is to be kept in the folder beside the output.
+    """
     problem = place.load()
     settings = {
         "problem": problem.fingerprint,
@@ -203,7 +208,9 @@ def solution_task(place: Workplace, label: str, seed: int, output: Path) -> Task
         "dtype": place.dtype,
         "device": place.device,
     }
-    return Task(output, stages.train, settings=settings)
+    if record is None:
+        return Task(output, stages.train, settings=settings)
+    return Task(output, stages.train, settings={**settings, "record": dict(record)}, folder=True)
 
 
 def _recipes(optimizers: Sequence[str | Recipe]) -> dict[str, Recipe]:

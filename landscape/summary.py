@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from .intervals import mean_interval, pair_mean_interval
 from .results import Corridor, Flatness, PathRecord, Solution, Summary
+from .results.corridors import CORRIDOR_KAPPA, CORRIDOR_LINEARITY
 
 Array = np.ndarray
 # Metrics that span orders of magnitude are averaged in the logarithm, where all their values are positive.
@@ -21,8 +23,10 @@ _NEVER_NEGATIVE = {
     "linear_barrier",
     "barrier",
     "settled",
+    "corridor_steps",
+    "corridor_longest",
 }
-_SHARES = {"test_accuracy", "settled"}
+_SHARES = {"test_accuracy", "settled", "corridor_steps"}
 CONFIDENCE = 0.95
 
 
@@ -52,6 +56,41 @@ def summarize(
 
     counts = {name: int((groups == name).sum()) for name in names}
     return _summary(columns, names, interval, counts)
+
+
+def corridor_table(
+    corridors: Sequence[Corridor], *, kappa: float = CORRIDOR_KAPPA, linearity: float = CORRIDOR_LINEARITY
+) -> Summary:
+    """What part of training was a corridor at these tolerances, by optimizer: means over seeds with their 95 % intervals.
+
+        corridor_steps      the share of the steps that lie in corridors
+        corridor_decrease   the share of the fall of the loss that they carry; of runs whose loss fell
+        corridor_longest    the steps of the longest
+        kappa               the median over rows
+
+    Groups are what stands before the seed in the labels. A run of which a number is NaN is left out of its mean, and
+    ``counts`` says how many went in.
+    """
+    tolerances = {"kappa": kappa, "linearity": linearity}
+    columns = {
+        "corridor_steps": [c.share_of_steps(**tolerances) for c in corridors],
+        "corridor_decrease": [c.share_of_decrease(**tolerances) for c in corridors],
+        "corridor_longest": [c.longest(**tolerances) for c in corridors],
+        "kappa": [_median(c.kappa) for c in corridors],
+    }
+    groups = np.array([c.label.rpartition("/")[0] or c.label for c in corridors], dtype=str)
+    names = tuple(dict.fromkeys(groups.tolist()))
+
+    def known(values: Array, group: str) -> Array:
+        return values[(groups == group) & np.isfinite(values)]
+
+    def interval(values: Array, group: str) -> tuple[float, float, float]:
+        mine = known(values, group)
+        return mean_interval(mine, confidence=CONFIDENCE) if mine.size else (np.nan, np.nan, np.nan)
+
+    table = _summary(columns, names, interval, dict.fromkeys(names, 0))
+    counts = [[known(np.array(values), name).size for name in names] for values in columns.values()]
+    return replace(table, counts=np.array(counts), about=tolerances)
 
 
 def summarize_pairs(paths: Sequence[PathRecord], solutions: Sequence[Solution]) -> Summary:

@@ -10,7 +10,17 @@ from rich.table import Table
 
 from .plots.flatness import MEASURES, flatness_value
 from .plots.labels import metric, number, percent
-from .results import BlockTraces, Flatness, MinimaNetwork, SpectralDensity, SplitTrace, Summary
+from .results import (
+    BlockTraces,
+    Embedding,
+    Flatness,
+    MinimaNetwork,
+    Roughness,
+    SpectralDensity,
+    SplitTrace,
+    Summary,
+    Topology,
+)
 
 _WITHOUT_TERMINAL = 200  # columns
 
@@ -67,6 +77,51 @@ def show_network(network: MinimaNetwork) -> None:
     _console().print(table)
     searched = int((network.status == "searched").sum()) // 2
     _say(f"paths were searched for {searched} of {len(network.loss) * (len(network.loss) - 1) // 2} pairs")
+
+
+def show_embedding(embedding: Embedding) -> None:
+    """Print how well groups are told apart by coordinates, norm and centroid, and the coordinates of up to 40 points."""
+    if len(embedding.labels) <= 40:
+        for label, row in zip(embedding.labels, embedding.coordinates, strict=True):
+            _say(f"{label}: " + "  ".join(f"{x: .5f}" for x in row))
+    table = Table("told apart by", "accuracy", "p, groups permuted", title_justify="left")
+    for name, control in {
+        "these coordinates": "kernel",
+        "the norm alone": "norm",
+        "the nearest centroid": "centroid",
+    }.items():
+        accuracy = getattr(embedding, f"{control}_accuracy")
+        table.add_row(
+            name, f"{accuracy:.2f} ± {embedding.spread(control):.2f}", number(embedding.p_value(control), 2)
+        )
+    table.add_row("chance", f"{embedding.chance:.2f}", "")
+    _console().print(table)
+    shares = ", ".join(f"{share:.0%}" for share in embedding.explained)
+    _say(
+        f"components hold {shares} of the kernel's variance; ± over splits of a cross-validation, not over solutions"
+    )
+
+
+def show_topology(topology: Topology, roughness: Roughness) -> None:
+    """Print one row a minimum of a plane that counts, deepest first: where it is, and where it joins a deeper one."""
+    table = Table("minimum", topology.value, "along d1", "along d2", "joins", "at", "persistence")
+    rows = zip(
+        topology.births,
+        topology.minima_coordinates,
+        topology.parents,
+        topology.deaths,
+        topology.persistence,
+        strict=True,
+    )
+    for i, (birth, (x, y), parent, death, persistence) in enumerate(rows):
+        joins = (str(parent), number(death), number(persistence, 2)) if parent >= 0 else ("", "", "")
+        table.add_row(str(i), number(birth), number(x), number(y), *joins)
+    _console().print(table)
+    _say(
+        f"{len(topology.loop_births)} loops; of the plane's Hessians {percent(roughness.nonconvex)} have a negative eigenvalue; "
+        f"the best quadratic leaves {percent(roughness.misfit)} of the variance; total persistence is "
+        f"{number(roughness.total_persistence, 2)} of the range"
+    )
 
 
 def show_curvature(

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
-from typing import Any, Literal, get_args
+import os
+from collections.abc import Mapping
+from typing import Any, get_args
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
-from landscape import InputError, Parameters, Problem, Solution
-from landscape.networks import LossFn, placed
-from landscape.problems import SPLITS, Data, examples, select
-from landscape.progress import progress
+from landscape import InputError, Problem, Recorder, Recording, Solution
 from landscape.records import versions
-from landscape.results import NAN
 
-from .closures import DataClosure
-
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
-ScheduleFactory = Callable[[Optimizer], LRScheduler]
-Kept = Literal["last", "validation"]
+from .resuming import StateFile
+from .training import Kept as Kept
+from .training import OptimizerFactory, Plan, ScheduleFactory, TrainingRun
 
 
 def fit(
@@ -44,6 +32,7 @@ def fit(
     device: torch.device | str = "cpu",
     show_progress: bool = True,
     about: Mapping[str, Any] | None = None,
+    record: Recording | str | os.PathLike[str] | None = None,
 ) -> Solution:
     """The solution that an optimizer finds from the initialisation of a seed.
 
@@ -60,10 +49,79 @@ def fit(
             (Where an optimizer ends at an iterate of its own choice, as SmoothedPerturbation can, that is not taken.)
         tail: how many of the last steps are kept with their learning rates, for corridor measures.
         curve_points: at how many epochs train and validation loss are measured: so many at first, so many spread evenly.
+        record: where the points on the way are recorded as a Trajectory (or a Recording, which says how). The run can then
+            be killed: called again with the same arguments, fit goes on from the state it keeps in ``state.pt`` there, and ends
+            at the same solution and the same checkpoints, bit for bit; once it has ended it returns that solution again. The
+            budget is for the checkpoints, the state comes on top. A gradient is recorded where the optimizer evaluates one at
+            θ_t (NSO does not).
 
     A run ends early if the optimizer says that it has converged (LBFGS does), or at the first loss that is not
     finite; ``status`` says so, and θ is then that of the measured epoch with the lowest train (or validation) loss.
     """
+    _check(problem, epochs, batch_size, seed=seed, keep=keep, tail=tail, curve_points=curve_points)
+    plan = Plan(
+        epochs=epochs, batch_size=batch_size, seed=seed, keep=keep, tail=tail, curve_points=curve_points
+    )
+    settings = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "keep": keep,
+        "dtype": str(dtype),
+        "device": str(device),
+        "problem_fingerprint": problem.fingerprint,  # refuses a problem that cannot be run
+        "versions": versions(),
+        **(about or {}),
+    }
+    devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            torch.cuda.manual_seed_all(seed)
+        model = problem.build(seed).to(device=device, dtype=dtype)
+        run = TrainingRun(problem, model, optimizer, plan=plan, schedule=schedule)
+        name = label or type(run.optimizer).__name__.lower()
+        state = None if record is None else _recorded(run, record, name, settings)
+        run.train(title=label or "fit", shown=show_progress)
+        if state:
+            state.save(run)
+    return run.solution(name, settings)
+
+
+def _recorded(
+    run: TrainingRun, record: Recording | str | os.PathLike[str], label: str, settings: dict[str, Any]
+) -> StateFile:
+    """Take a run up where its state is, if there is one, and let it record and keep its state."""
+    how = record if isinstance(record, Recording) else Recording(record)
+    state = StateFile(how, run, label=label, settings=settings)
+    start = state.restore(run)
+    if not run.status:
+        run.recorder = Recorder(
+            how.directory,
+            run.model,
+            run.optimizer,
+            label=label,
+            seed=run.plan.seed,
+            problem=run.problem.name,
+            start=start or 0,
+            about=settings,
+            **how.settings,
+        )
+        run.saved = lambda: state.save_when_due(run)
+        if start is None:
+            state.save(run)
+    return state
+
+
+def _check(
+    problem: Problem,
+    epochs: int,
+    batch_size: int | None,
+    *,
+    seed: int,
+    keep: Kept,
+    tail: int,
+    curve_points: int,
+) -> None:
     for name, value in {"epochs": epochs, "tail": tail, "curve_points": curve_points}.items():
         if value < 1:
             raise InputError(f"{name} must be at least 1, got {value}.")
@@ -77,203 +135,3 @@ def fit(
         raise InputError(
             f"keep='validation' needs validation data, which the problem {problem.name!r} has not."
         )
-    fingerprint = problem.fingerprint  # refuses a problem that cannot be run
-    devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.default_generator.manual_seed(seed)
-        if devices:
-            torch.cuda.manual_seed_all(seed)
-        model = problem.build(seed).to(device=device, dtype=dtype)
-        run = _Run(problem, model, optimizer, batch_size, seed, tail, keep)
-        status = run.train(
-            epochs, schedule=schedule, curve_points=curve_points, title=label or "fit", shown=show_progress
-        )
-    settings = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "keep": keep,
-        "dtype": str(dtype),
-        "device": str(device),
-        "problem_fingerprint": fingerprint,
-        "versions": versions(),
-    }
-    name = label or type(run.optimizer).__name__.lower()
-    return run.solution(name, status, {**settings, **(about or {})})
-
-
-class _Run:
-    """One training run: the model, its optimizer, and what has been seen so far."""
-
-    def __init__(
-        self,
-        problem: Problem,
-        model: nn.Module,
-        factory: OptimizerFactory,
-        batch_size: int | None,
-        seed: int,
-        tail: int,
-        keep: Kept,
-    ) -> None:
-        trained = [p for p in model.parameters() if p.requires_grad]
-        self.problem, self.model, self.seed, self.keep = problem, model, seed, keep
-        self.optimizer = factory(trained)
-        self.parameters = Parameters.of(model)
-        like = {"dtype": trained[0].dtype, "device": trained[0].device}
-        self.train_data: Data = placed(problem.train, **like)
-        self.validation_data: Data | None = placed(problem.validation, **like)
-        self.count = examples(self.train_data)
-        self.batch_size = min(batch_size or self.count, self.count)
-        self.order = torch.Generator().manual_seed(seed)
-        self.tail: deque[tuple[Tensor, float]] = deque(maxlen=tail)
-        self.curve: list[tuple[int, float, float]] = []
-        self.best: tuple[float, int, dict[str, Tensor]] = (math.inf, 0, {})
-        self.gradients = self.losses = 0.0
-
-    def train(
-        self, epochs: int, *, schedule: ScheduleFactory | None, curve_points: int, title: str, shown: bool
-    ) -> str:
-        """How the run ended, in words."""
-        scheduler = schedule(self.optimizer) if schedule else None
-        measured = {
-            *np.linspace(0, epochs, curve_points + 1).round().astype(int).tolist(),
-            *range(curve_points),
-        }
-        self._measure(0)
-        with progress(title, epochs, shown=shown) as advance:
-            for epoch in range(1, epochs + 1):
-                loss = self._epoch(left=epochs - epoch)
-                if not np.isfinite(loss) or not self.parameters.theta(self.model).isfinite().all():
-                    best = self._return_to_best()
-                    return (
-                        f"diverged in epoch {epoch} (loss {loss}); these are the parameters of epoch {best}"
-                    )
-                if scheduler:
-                    scheduler.step()
-                converged = self.batch_size == self.count and bool(
-                    getattr(self.optimizer, "converged", False)
-                )
-                if epoch in measured or converged:
-                    self._measure(epoch)
-                advance(note=f"loss {loss:.3g}")
-                if converged:
-                    return self._ended(f"converged in epoch {epoch}")
-        self._finish()
-        return self._ended(f"ran {epochs} epochs")
-
-    def _ended(self, how: str) -> str:
-        if self.keep == "last":
-            return how
-        epoch = self._return_to_best()
-        return f"{how}; these are the parameters of epoch {epoch}, of lowest validation loss"
-
-    def _epoch(self, *, left: int) -> float:
-        """Steps through the training data once, with ``left`` epochs to come; the mean of the losses that the optimizer saw."""
-        self.model.train()
-        full_batch = self.batch_size == self.count
-        order = None if full_batch else torch.randperm(self.count, generator=self.order)
-        pieces = (
-            [None] if order is None else order.to(next(self.model.parameters()).device).split(self.batch_size)
-        )
-        seen = 0.0
-        for i, index in enumerate(pieces):
-            kept = full_batch or (left + 1) * len(pieces) - i <= (self.tail.maxlen or 0)
-            before = self.parameters.theta(self.model) if kept else None
-            batch = self.train_data if index is None else select(self.train_data, index)
-            seen += float(self._step(batch)) * examples(batch) / self.count
-            if before is not None:
-                self.tail.append((before, rate_of(self.optimizer)))
-            if not np.isfinite(seen):
-                break
-        return seen
-
-    def _step(self, batch: Data) -> Tensor:
-        closure = self._closure(batch)
-        loss = self.optimizer.step(closure)  # type: ignore[arg-type]
-        self.gradients += closure.spent["gradients"] / self.count
-        self.losses += closure.spent["losses"] / self.count
-        return torch.as_tensor(loss).detach()
-
-    def _finish(self) -> None:
-        """Let an optimizer that chose another iterate than the last (RS and SA can) put it in place."""
-        last = self.parameters.theta(self.model)
-        getattr(self.optimizer, "finish", lambda: None)()
-        if not last.equal(self.parameters.theta(self.model)):
-            self.tail.clear()
-
-    def _closure(self, data: Data) -> DataClosure:
-        return DataClosure(self.model, self.problem.loss_fn, data, piece=self.problem.batch_size)
-
-    def _measure(self, epoch: int) -> None:
-        self.model.eval()
-        train = float(self._closure(self.train_data).loss())
-        held_out = NAN if self.validation_data is None else float(self._closure(self.validation_data).loss())
-        self.curve.append((epoch, train, held_out))
-        score = train if self.keep == "last" else held_out
-        if epoch == 0 and math.isnan(score):
-            split = "train" if self.keep == "last" else "validation"
-            raise InputError(
-                f"the {split} loss of the problem {self.problem.name!r} is nan at initialisation; check its data."
-            )
-        if score <= self.best[0]:
-            state = {name: t.detach().clone() for name, t in self.model.state_dict().items()}
-            self.best = (score, epoch, state)
-
-    def _return_to_best(self) -> int:
-        """Go back to the measured epoch of lowest train (or validation) loss, and say which it was."""
-        _, epoch, state = self.best
-        self.model.load_state_dict(state)
-        self.curve = [point for point in self.curve if point[0] <= epoch]
-        self.tail.clear()
-        return epoch
-
-    def _constants(self) -> Iterator[tuple[str, Tensor]]:
-        """What the loss depends on beside θ: buffers and frozen parameters."""
-        yield from self.model.named_buffers()
-        yield from ((name, p) for name, p in self.model.named_parameters() if not p.requires_grad)
-
-    def solution(self, optimizer: str, status: str, about: dict[str, Any]) -> Solution:
-        theta = self.parameters.theta(self.model)
-        curve = np.array(self.curve)
-        while self.tail and self.tail[-1][0].equal(theta):  # an optimizer that had converged did not move
-            self.tail.pop()
-        tail = [t for t, _ in self.tail]
-        found = Solution(
-            problem=self.problem.name,
-            optimizer=optimizer,
-            seed=self.seed,
-            theta=theta.cpu().numpy(),
-            names=self.parameters.names,
-            shapes=self.parameters.shapes,
-            buffers={name: t.detach().cpu().numpy() for name, t in self._constants()},
-            curve_epoch=curve[:, 0],
-            curve_train=curve[:, 1],
-            curve_validation=curve[:, 2],
-            tail=torch.stack([*tail, theta]).cpu().numpy() if tail else np.zeros((0, theta.numel())),
-            tail_lr=np.array([lr for _, lr in self.tail]),
-            gradients=self.gradients,
-            losses=self.losses,
-            status=status,
-            about=about,
-        )
-        return replace(found, **_losses(self.problem, found, theta))
-
-
-def rate_of(optimizer: Optimizer) -> float:
-    """The learning rate of an optimizer's last step, in its first group; where it chose a rate itself (CLR), times that."""
-    return float(optimizer.param_groups[0].get("lr", NAN)) * getattr(optimizer, "rate", 1.0)
-
-
-def _losses(problem: Problem, found: Solution, theta: Tensor) -> dict[str, float]:
-    """Loss and metric on every split that the problem has."""
-    measures: dict[str, LossFn | None] = {"loss": None, "accuracy": problem.metric}
-    return {
-        f"{split}_{name}": float(
-            problem.objective(split, solution=found, measure=measure, dtype=theta.dtype, device=theta.device)(
-                theta
-            )
-        )
-        for split in SPLITS
-        if split in problem.sizes
-        for name, measure in measures.items()
-        if name == "loss" or measure is not None
-    }

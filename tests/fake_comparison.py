@@ -143,16 +143,22 @@ def _flatness(rng: np.random.Generator, solution: Solution) -> Flatness:
 
 def _corridor(rng: np.random.Generator, solution: Solution, steps: int = 40) -> Corridor:
     kappa = 0.02 * _kind(solution.optimizer)[2] * np.exp(0.3 * rng.normal(size=steps))
+    linearity = 1 - 0.5 * kappa + 0.1 * rng.normal(size=steps)
+    rate, norm = 0.1, 0.2 * solution.train_loss**0.5 * 0.99 ** np.arange(steps + 1)
+    slope = -rate * norm[:-1] ** 2
     return Corridor(
-        loss=solution.train_loss * np.exp(-0.01 * np.arange(steps + 1)),
-        gradient_norm=np.full(steps + 1, 1e-3),
-        step=np.full(steps, 0.1),
-        kappa=kappa,
-        kappa_weak=0.5 * kappa,
-        linearity=1 - 0.5 * kappa + 0.1 * rng.normal(size=steps),
-        cosine=np.full(steps, 0.9),
-        norm_ratio=np.full(steps, 0.99),
-        chord=0.7,
+        steps=np.arange(steps + 1),
+        loss=solution.train_loss + np.concatenate([[0], np.cumsum(linearity * slope)]),
+        gradient_norm=norm,
+        travelled=rate * np.concatenate([[0], np.cumsum(norm[:-1])]),
+        reach=0.7 * rate * np.concatenate([[0], np.cumsum(norm[:-1])]),
+        rate=np.full(steps, rate),
+        length=rate * norm[:-1],
+        image_norm=kappa * norm[:-1] / rate,
+        curvature=0.5 * kappa * norm[:-1] ** 2 / rate,
+        step_curvature=0.5 * kappa * rate * norm[:-1] ** 2,
+        slope=slope,
+        turn=0.9 * norm[:-1] * norm[1:],
         label=solution.label,
     )
 
@@ -206,19 +212,21 @@ def _embedding(rng: np.random.Generator, solutions: Sequence[Solution]) -> Embed
     pc1 = 0.1 * (norms - norms.mean()) + 0.01 * rng.normal(size=norms.size)
     return Embedding(
         coordinates=np.stack([pc1, 0.2 * rng.normal(size=norms.size)], axis=1),
-        eigenvalues=np.array([1.2, 0.6]),
-        explained=np.array([0.34, 0.17]),
+        eigenvalues=np.array(
+            [0.34, 0.17, *[0.49 / (norms.size - 2)] * (norms.size - 2)]
+        ),  # those of all add up to 1
+        kernel_means=np.full(norms.size, 0.5),
         labels=tuple(s.label for s in solutions),
         groups=tuple(s.optimizer for s in solutions),
+        steps=np.full(norms.size, np.nan),
+        trajectory=np.full(norms.size, -1),
         norms=norms,
         distances=np.linalg.norm(points[:, None] - points[None], axis=2),
         kernel="rbf",
         gamma=1 / DIM,
         norm_correlation=np.array([0.97, -0.1]),
-        norm_accuracy=14 / 15,
-        centroid_accuracy=1.0,
-        kernel_accuracy=1.0,
-        chance=1 / 3,
+        folds=5,
+        accuracies={"norm": np.array([13 / 15, 1]), "centroid": np.ones(2), "kernel": np.ones(2)},
     )
 
 

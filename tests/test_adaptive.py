@@ -18,8 +18,10 @@ from landscape.refined import Refined, scaled
 
 def plane(low1: float, high1: float, low2: float, high2: float) -> Plane:
     one, two = torch.eye(2, dtype=torch.float64)
-    steps = (torch.linspace(a, b, 21, dtype=torch.float64) for a, b in ((low1, high1), (low2, high2)))
-    return Plane(torch.zeros(2), one, two, *steps)
+    steps1, steps2 = (
+        torch.linspace(a, b, 21, dtype=torch.float64) for a, b in ((low1, high1), (low2, high2))
+    )
+    return Plane(torch.zeros(2), one, two, steps1, steps2)
 
 
 def tilted_rosenbrock() -> Objective:

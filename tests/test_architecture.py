@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent.parent
 ROOF = {
     "study",
     "stages",
+    "geometry",
     "connecting",
     "commands",
     "cli",

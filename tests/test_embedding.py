@@ -27,19 +27,6 @@ def solutions(x: np.ndarray) -> list[Solution]:
     ]
 
 
-def accuracy(features: np.ndarray, groups: list[str]) -> float:
-    """Leave-one-out nearest centroid, as one would write it down."""
-    right = 0
-    for i, group in enumerate(groups):
-        keep = np.arange(len(groups)) != i
-        centroids = {
-            name: features[[j for j in np.flatnonzero(keep) if groups[j] == name]].mean(axis=0)
-            for name in {groups[j] for j in np.flatnonzero(keep)}
-        }
-        right += min(centroids, key=lambda name: np.linalg.norm(features[i] - centroids[name])) == group
-    return right / len(groups)
-
-
 @pytest.mark.parametrize(
     ("kernel", "gamma"), [("rbf", None), ("rbf", 0.003), ("linear", None), ("cosine", None)]
 )
@@ -50,11 +37,21 @@ def test_scikit_learns_kernel_pca_to_sign(kernel, gamma, components):
     expected = theirs.fit_transform(X)
     expected = expected * np.sign((expected * ours.coordinates).sum(axis=0))
     np.testing.assert_allclose(ours.coordinates, expected, atol=1e-10)
-    np.testing.assert_allclose(ours.eigenvalues, theirs.eigenvalues_, rtol=1e-9)
+    np.testing.assert_allclose(ours.eigenvalues[:components], theirs.eigenvalues_, rtol=1e-9)
+    assert ours.eigenvalues.shape == (15,)
+    assert (np.diff(ours.eigenvalues) <= 0).all()
     assert ours.kernel == kernel
     np.testing.assert_equal(ours.gamma, (gamma or 1 / 40) if kernel == "rbf" else np.nan)
     for column in ours.coordinates.T:
         assert column[np.abs(column).argmax()] > 0
+
+
+def test_gamma_by_the_median_distance_and_where_it_is_from():
+    apart = [((x - y) ** 2).sum() for i, x in enumerate(X) for y in X[:i]]
+    found = kernel_pca(X, gamma="median")
+    assert found.gamma == pytest.approx(1 / np.median(apart))
+    assert [kernel_pca(X, gamma=g).gamma_rule for g in (None, 0.1, "median")] == ["1/P", "given", "median"]
+    assert kernel_pca(X, kernel="linear").gamma_rule == ""
 
 
 def test_a_kernel_of_the_users_own():
@@ -77,16 +74,16 @@ def test_controls_are_their_plain_definitions(kernel):
     norms = np.array([np.sqrt((x * x).sum()) for x in X])
     np.testing.assert_allclose(found.norms, norms, rtol=1e-13)
     np.testing.assert_allclose(found.distances, [[np.linalg.norm(x - y) for y in X] for x in X], rtol=1e-13)
-    assert found.norm_accuracy == pytest.approx(accuracy(norms[:, None], GROUPS))
-    assert found.centroid_accuracy == pytest.approx(accuracy(X, GROUPS))
-    assert found.kernel_accuracy == pytest.approx(accuracy(found.coordinates, GROUPS))
+    centroids = {g: X[[name == g for name in GROUPS]].mean(axis=0) for g in found.group_names}
+    expected = [[np.linalg.norm(x - centroids[g]) for g in found.group_names] for x in X]
+    np.testing.assert_allclose(found.centroid_distances, expected, rtol=1e-12)
     expected = [
         float(np.corrcoef(column.argsort().argsort(), norms.argsort().argsort())[0, 1])
         for column in found.coordinates.T
     ]
     np.testing.assert_allclose(found.norm_correlation, expected, rtol=1e-12)
-    assert found.chance == 7 / 15
-    assert len({found.norm_accuracy, found.centroid_accuracy}) == 2  # so that they cannot be mixed up
+    assert found.chance == 1 / 3
+    assert found.folds == 3  # the smallest group has three
 
 
 def test_of_nearly_orthogonal_vectors_the_first_component_is_the_norm():
@@ -98,6 +95,7 @@ def test_of_nearly_orthogonal_vectors_the_first_component_is_the_norm():
     assert found.kernel_accuracy == 1
     assert abs(found.norm_correlation[0]) > 0.8
     assert found.chance == 0.5
+    assert found.p_value("norm") == found.p_value("kernel") == 1 / 1000
 
 
 def test_solutions_bring_their_names():
@@ -107,7 +105,9 @@ def test_solutions_bring_their_names():
     np.testing.assert_array_equal(found.coordinates, kernel_pca(X).coordinates)
     renamed = kernel_pca(solutions(X), labels=[str(i) for i in range(15)], groups=["a"] * 10 + ["b"] * 5)
     assert renamed.labels[3] == "3"
-    assert renamed.chance == 10 / 15
+    assert renamed.chance == 1 / 2
+    assert (renamed.trajectory == -1).all()
+    assert np.isnan(renamed.steps).all()
 
 
 def test_distances_of_close_solutions_do_not_cancel():
@@ -130,8 +130,12 @@ def test_degenerate_cases_are_nan_or_not_told_apart():
     one = kernel_pca(X)
     assert np.isnan([one.norm_accuracy, one.centroid_accuracy, one.kernel_accuracy]).all()
     assert one.chance == 1
+    assert np.isnan(one.p_value("kernel"))
+    assert np.isnan(one.spread("kernel"))
     alone = kernel_pca(np.array([[0.0, 1], [0, 2], [90, 0]]), groups=["a", "a", "b"])
-    assert alone.centroid_accuracy == pytest.approx(2 / 3)  # nothing is left of b without its one member
+    assert np.isnan(alone.centroid_accuracy)  # nothing is left of b without its one member
+    assert alone.p_value("centroid") > 0.25  # one of three orders, and draws
+    assert kernel_pca(X, groups=GROUPS, repeats=0, permutations=0).accuracies == {}
     assert np.isfinite(kernel_pca(np.array([[0.0, 0], [1, 0], [0, 1]]), kernel="cosine").coordinates).all()
 
 
@@ -156,8 +160,14 @@ def test_bad_input_says_what_to_do():
         kernel_pca(X, kernel="poly")  # pyright: ignore[reportArgumentType]
     with pytest.raises(InputError, match=r"kernel must give a symmetric and finite matrix \(15, 15\)"):
         kernel_pca(X, kernel=lambda x: x)
-    with pytest.raises(InputError, match=r"gamma must be positive, got -1"):
+    with pytest.raises(InputError, match=r"gamma must be positive or 'median', got -1"):
         kernel_pca(X, gamma=-1)
+    with pytest.raises(InputError, match=r"gamma must be given as a number where half of all pairs"):
+        kernel_pca(np.ones((4, 3)), gamma="median")
+    with pytest.raises(InputError, match=r"folds must be at least 2, got 1"):
+        kernel_pca(X, groups=GROUPS, folds=1)
+    with pytest.raises(InputError, match=r"permutations must be at least 0, got -1"):
+        kernel_pca(X, groups=GROUPS, permutations=-1)
     with pytest.raises(InputError, match=r"groups must name each of the 15 solutions, got 2"):
         kernel_pca(X, groups=["a", "b"])
     broken = X.copy()

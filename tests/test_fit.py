@@ -1,15 +1,16 @@
-"""fit: the same steps as a plain training loop, reproducible, with what later stages need."""
+"""fit: the same steps as a plain training loop, reproducible, with what later stages need; recorded, killed, resumed."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
+from itertools import count
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from landscape import InputError, Problem
-from optimizers import CLR, LBFGS, RECIPES, E, SmoothedPerturbation, fit, parse_recipe
+from landscape import Checkpoint, InputError, Problem, Recording, Solution, Trajectory, load
+from optimizers import CLR, LBFGS, NSO, RECIPES, SAM, E, SmoothedPerturbation, fit, parse_recipe
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(50, 4, generator=GENERATOR)
@@ -285,3 +286,194 @@ def test_recipes_are_read_and_written():
 def test_recipes_that_are_refused(text, message):
     with pytest.raises(InputError, match=message):
         parse_recipe(text)
+
+
+NORMALIZED = Problem(
+    "normalized",
+    net(lambda: nn.BatchNorm1d(6), lambda: nn.Dropout(0.3)),
+    CE,
+    (X[:30], Y[:30]),
+    (X[30:40], Y[30:40]),
+)
+
+
+def cosine(optimizer):
+    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 6)
+
+
+RESUMED = {
+    "sgd": (PROBLEM, sgd, {"batch_size": 8}),
+    "adam": (NORMALIZED, lambda p: torch.optim.Adam(p, lr=0.01), {"batch_size": 8, "keep": "validation"}),
+    "e-adamw": (
+        NORMALIZED,
+        lambda p: E(torch.optim.AdamW(p, lr=0.01)),
+        {"batch_size": 7, "schedule": cosine},
+    ),
+    "lbfgs": (PROBLEM, LBFGS, {}),
+    "nso": (PROBLEM, lambda p: NSO(torch.optim.SGD(p, lr=0.1)), {"batch_size": 15, "tail": 5}),
+    "rs": (PROBLEM, lambda p: SmoothedPerturbation(p, 0.05, 0.05, iterate="random"), {}),
+}
+
+
+class Killed(BaseException):
+    """Nothing is cleaned up after it, as after a kill."""
+
+
+def killed_after(steps: int, optimizer):
+    """The optimizer, in a process that is killed after so many steps in all."""
+
+    def make(params):
+        made = optimizer(params)
+        number = count(1)
+
+        def hook(*_):
+            if next(number) > steps:
+                raise Killed
+
+        (made.base if hasattr(made, "base") else made).register_step_pre_hook(hook)
+        return made
+
+    return make
+
+
+def same_records(a: Solution, b: Solution) -> None:
+    for item in fields(a):
+        one, two = getattr(a, item.name), getattr(b, item.name)
+        if isinstance(one, dict) and one and isinstance(next(iter(one.values())), np.ndarray):
+            assert list(one) == list(two)
+            one, two = list(one.values()), list(two.values())
+            for x, y in zip(one, two, strict=True):
+                np.testing.assert_array_equal(x, y)
+        else:
+            np.testing.assert_equal(two, one, err_msg=item.name)
+
+
+def same_trajectories(a, b) -> None:
+    one, two = Trajectory(a), Trajectory(b)
+    assert one.steps.tolist() == two.steps.tolist()
+    for x, y in zip(one, two, strict=True):
+        same_records(x, y)
+
+
+@pytest.mark.parametrize("name", RESUMED)
+@pytest.mark.parametrize("often", [0.0, 1e9])
+def test_a_killed_run_ends_where_one_that_was_never_killed_does(tmp_path, name, often):
+    problem, optimizer, options = RESUMED[name]
+    how = {"budget": 80_000, "gradients": "full", "state_every": often}
+
+    def run(make, directory):
+        record = Recording(directory, **how)
+        return fit(problem, make, epochs=6, seed=2, label=name, record=record, show_progress=False, **options)
+
+    alone = fit(problem, optimizer, epochs=6, seed=2, label=name, show_progress=False, **options)
+    whole = run(optimizer, tmp_path / "whole")
+    same_records(alone, whole)
+    for steps in (0, 3, 2):
+        with pytest.raises(Killed):
+            run(killed_after(steps, optimizer), tmp_path / "parts")
+    torch.manual_seed(5)  # what the process draws otherwise is of no matter
+    state = torch.get_rng_state()
+    same_records(whole, run(optimizer, tmp_path / "parts"))
+    assert torch.equal(torch.get_rng_state(), state)
+    same_trajectories(tmp_path / "whole", tmp_path / "parts")
+    assert (
+        name not in ("sgd", "adam", "e-adamw") or len(Trajectory(tmp_path / "parts")) < 10
+    )  # of 25: thinned
+    same_records(whole, run(killed_after(0, optimizer), tmp_path / "parts"))  # it has ended: no step is made
+
+
+def test_the_recorded_points_are_those_of_the_run(tmp_path):
+    solution = fit(PROBLEM, sgd, epochs=4, batch_size=8, seed=1, record=tmp_path, show_progress=False)
+    found = Trajectory(tmp_path)
+    assert found.steps.tolist() == list(range(17))
+    np.testing.assert_array_equal(found.thetas(), solution.tail)
+    np.testing.assert_array_equal(found.rates[:-1], solution.tail_lr)
+    np.testing.assert_allclose(found.epochs[:6], [0, 8 / 30, 16 / 30, 24 / 30, 1, 1 + 8 / 30])
+    assert found.label == solution.label
+    PROBLEM.check(found.checkpoint(3))
+    assert isinstance(load(found.files[3]), Checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "batch_size"),
+    [
+        (sgd, 8),
+        (lambda p: E(torch.optim.AdamW(p, lr=0.01)), 8),  # leaves another vector in p.grad
+        (lambda p: SAM(torch.optim.SGD(p, lr=0.1)), 8),  # leaves the gradient elsewhere
+        (LBFGS, None),
+    ],
+)
+def test_recorded_gradients_are_those_of_the_batch_at_the_point(tmp_path, optimizer, batch_size):
+    record = Recording(tmp_path, gradients="full")
+    fit(PROBLEM, optimizer, epochs=2, batch_size=batch_size, seed=5, record=record, show_progress=False)
+    order = torch.Generator().manual_seed(5)
+    size = batch_size or 30
+    batches = [i for _ in range(2) for i in torch.randperm(30, generator=order).split(size)]
+    for point, index in zip(list(Trajectory(tmp_path))[:-1], batches, strict=True):
+        model = point.load_into(PROBLEM.build(5).double())
+        loss = CE(model(X[:30].double()[index]), Y[:30][index])
+        expected = torch.autograd.grad(loss, list(model.parameters()))
+        np.testing.assert_allclose(
+            point.gradient, torch.cat([g.reshape(-1) for g in expected]), rtol=1e-10, atol=1e-14
+        )
+        assert point.batch_loss == pytest.approx(float(loss.detach()), rel=1e-12)
+
+
+def test_a_gradient_that_no_one_evaluated_is_missing(tmp_path):
+    record = Recording(tmp_path, gradients="sketch")
+    fit(PROBLEM, RESUMED["nso"][1], epochs=2, record=record, show_progress=False)
+    assert [len(point.sketch) for point in Trajectory(tmp_path)] == [0, 0, 0]
+
+
+def test_divergence_while_recording_is_survived_and_said(tmp_path):
+    how = {"epochs": 5, "batch_size": 8, "record": tmp_path, "show_progress": False}
+    with pytest.warns(RuntimeWarning, match="is not finite, and not recorded"):
+        solution = fit(PROBLEM, lambda p: torch.optim.SGD(p, lr=1e200), **how)
+    assert solution.status.startswith("diverged in epoch 1")
+    assert np.isfinite(Trajectory(tmp_path).thetas()).all()
+    same_records(solution, fit(PROBLEM, lambda p: torch.optim.SGD(p, lr=1e200), **how))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"epochs": 3},
+            r"holds a run of fit with epochs=2, which this call has as 3; call it as before, or choose",
+        ),
+        ({"seed": 1}, "with seed=0, which this call has as 1"),
+        ({"batch_size": 8}, "with batch_size=10, which this call has as 8"),
+        ({"keep": "validation"}, "with keep='last', which this call has as 'validation'"),
+        ({"dtype": torch.float32}, "with dtype='torch.float64', which this call has as 'torch.float32'"),
+        ({"schedule": cosine}, "with schedule=None, which this call has as 'CosineAnnealingLR"),
+        ({"optimizer": lambda p: torch.optim.SGD(p, lr=0.2, momentum=0.9)}, "with optimizer='SGD"),
+        ({"problem": replace(PROBLEM, test=None)}, "with problem='"),
+    ],
+)
+def test_going_on_with_other_arguments_is_refused(tmp_path, changed, message):
+    how = {"problem": PROBLEM, "optimizer": sgd, "epochs": 2, "batch_size": 10, "seed": 0, "label": "mine"}
+    record = Recording(tmp_path, state_every=0)
+    with pytest.raises(Killed):
+        fit(**{**how, "optimizer": killed_after(4, sgd)}, record=record, show_progress=False)
+    with pytest.raises(InputError, match=message):
+        fit(**{**how, **changed}, record=record, show_progress=False)
+    with pytest.raises(
+        InputError, match=r"recorded with gradients='none', which this recording has as 'full'"
+    ):
+        fit(**how, record=replace(record, gradients="full"), show_progress=False)
+    fit(**how, record=record, show_progress=False)
+    with pytest.raises(InputError, match=message):  # also when it has ended
+        fit(**{**how, **changed}, record=record, show_progress=False)
+
+
+def test_a_state_that_cannot_be_read_is_refused(tmp_path):
+    fit(PROBLEM, sgd, epochs=1, record=tmp_path, show_progress=False)
+    state = tmp_path / "state.pt"
+    state.write_bytes(state.read_bytes()[:200])
+    with pytest.raises(
+        InputError, match=r"state.pt is no state of fit that can be read .*; delete .* to begin anew"
+    ):
+        fit(PROBLEM, sgd, epochs=1, record=tmp_path, show_progress=False)
+    state.unlink()
+    with pytest.raises(InputError, match="already holds a trajectory of 2 checkpoints"):
+        fit(PROBLEM, sgd, epochs=1, record=tmp_path, show_progress=False)

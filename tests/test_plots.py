@@ -242,7 +242,7 @@ def test_corridors(comparison: Comparison, measure: str) -> None:
     values = [getattr(c, measure) for c in comparison.corridors]
     same_lines(ax, [np.arange(1, 41)] * len(values), values)
     assert f"{0 if measure == 'kappa' else 1} in a corridor" in ax.get_ylabel()
-    assert len(lines(plots.plot_corridor(comparison.corridors[0], measure=measure))) == 1
+    assert len(lines(plots.plot_corridors(comparison.corridors[:1], measure=measure))) == 1
 
 
 def test_curves(comparison: Comparison) -> None:
@@ -491,7 +491,8 @@ def test_position_finding_is_held_against_the_norm(
     comparison: Comparison, kernel: float, norm: float, words: str
 ) -> None:
     assert comparison.embedding is not None
-    embedding = dataclasses.replace(comparison.embedding, kernel_accuracy=kernel, norm_accuracy=norm)
+    accuracies = {"kernel": np.array([kernel]), "norm": np.array([norm]), "centroid": np.ones(1)}
+    embedding = dataclasses.replace(comparison.embedding, accuracies=accuracies)
     found = plots.comparison_findings(dataclasses.replace(comparison, embedding=embedding))
     position = next(f for f in found if f.topic == "Position")
     assert words in position.headline

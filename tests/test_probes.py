@@ -1,12 +1,25 @@
 """Lines, planes and directions against their definitions."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from landscape import InputError, Line, Objective, Parameters, Plane, load_problem, scan
+from landscape import (
+    InputError,
+    Line,
+    Objective,
+    Plane,
+    load,
+    load_problem,
+    model_objective,
+    random_plane,
+    scan,
+)
 from landscape.directions import random_direction
+from landscape.probes import centered_steps
 
 
 def quadratic() -> Objective:
@@ -47,48 +60,92 @@ def test_the_center_of_every_scan_is_the_models_own_loss(name):
     assert theta.equal(kept)
 
 
-def model() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(2, 3, 2), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3, 4)).double()
+def test_default_steps_hold_an_exact_zero_and_exact_ends():
+    d1, d2 = torch.tensor([1.0, 0, 0]), torch.tensor([0.0, 1, 0])
+    line = scan(quadratic(), Line(torch.ones(3), d1))
+    plane = scan(quadratic(), Plane(torch.ones(3), d1, d2))
+    assert (len(line.steps), plane.loss.shape) == (51, (25, 25))
+    assert line.center_loss == 6 == plane.center_loss
+    for steps in (line.steps, plane.steps1, plane.steps2):
+        assert (steps[0], steps[-1]) == (-1, 1)
 
 
-def test_filter_normalization_is_that_of_li_et_al():
-    net = model()
-    parameters = Parameters.of(net)
-    theta = parameters.theta(net)
-    direction = parameters.unpack(
-        random_direction(theta, parameters, generator=torch.Generator().manual_seed(1))
-    )
-    conv, linear = net.get_parameter("0.weight"), net.get_parameter("3.weight")
-    for k in range(3):
-        torch.testing.assert_close(direction["0.weight"][k].norm(), conv[k].norm())
-    for k in range(4):
-        torch.testing.assert_close(direction["3.weight"][k].norm(), linear[k].norm())
-    for name in ("0.bias", "1.weight", "1.bias", "3.bias"):
-        assert direction[name].count_nonzero() == 0
+@pytest.mark.parametrize(("points", "count"), [(2, 3), (25, 25), (30, 31), (31, 31)])
+def test_centered_steps_are_multiples_of_one_number(points, count):
+    steps = centered_steps(points, 0.7)
+    assert len(steps) == count
+    assert steps[count // 2] == 0
+    assert steps.equal(-steps.flip(0))
+    torch.testing.assert_close(steps.diff(), torch.full((count - 1,), 1.4 / (count - 1), dtype=torch.float64))
 
 
-def test_layer_and_whole_normalization():
-    net = model()
-    parameters = Parameters.of(net)
-    theta = parameters.theta(net) + 1
-    generator = torch.Generator().manual_seed(1)
-    layer = parameters.unpack(random_direction(theta, parameters, generator=generator, normalize="layer"))
-    for name, tensor in parameters.unpack(theta).items():
-        torch.testing.assert_close(layer[name].norm(), tensor.norm())
-    whole = random_direction(theta, parameters, generator=generator, normalize="none")
-    torch.testing.assert_close(whole.norm(), theta.norm())
-    with pytest.raises(InputError, match="normalize must be 'filter', 'layer' or 'none', got 'x'"):
-        random_direction(theta, parameters, generator=generator, normalize="x")  # type: ignore[arg-type]
+@pytest.mark.parametrize("engine", ["loop", "auto"])
+def test_other_objectives_and_gradients_stand_beside_the_loss(engine):
+    generator = torch.Generator().manual_seed(3)
+    center, d1, d2 = (torch.randn(3, generator=generator, dtype=torch.float64) for _ in range(3))
+    objective, other = quadratic(), Objective([lambda t: t.sum()], 3)
+    probe = Plane(center, d1, d2, torch.tensor([0.0, 1, 2]), torch.tensor([0.0, 0.5]))
+    record = scan(objective, probe, also={"test loss": other}, gradient=True, engine=engine)
+    q, _ = torch.linalg.qr(torch.stack([d1, d2]).T)
+    expected: dict[str, Any] = {}
+    for i, s in enumerate(probe.steps1):
+        for j, t in enumerate(probe.steps2):
+            theta = center + s * d1 + t * d2
+            g = 2 * torch.tensor([1.0, 2, 3], dtype=torch.float64) * theta
+            expected = {
+                "loss": objective(theta),
+                "test loss": theta.sum(),
+                "gradient norm": g.norm(),
+                "slope along d1": g @ d1,
+                "slope along d2": g @ d2,
+                "gradient norm in the probe": (q.T @ g).norm(),
+            }
+            for name, value in expected.items():
+                assert record.value(name)[i, j] == pytest.approx(float(value), rel=1e-12), name
+    assert set(record.values) == set(expected) - {"loss"}
+    line = scan(objective, Line(center, d1, probe.steps1), also={"test loss": other}, gradient=True)
+    for name in ("test loss", "gradient norm", "slope along d1"):
+        np.testing.assert_allclose(line.value(name), record.value(name)[:, 0], rtol=1e-12)
+    along = line.value("slope along d1") / float(d1.norm())
+    np.testing.assert_allclose(line.value("gradient norm in the probe"), np.abs(along), rtol=1e-12)
+    with pytest.raises(
+        InputError, match=r"value must be one of those recorded \(loss, test loss, .*, got 'x'"
+    ):
+        line.value("x")
+    with pytest.raises(InputError, match="also must not be called 'gradient norm'"):
+        scan(objective, probe, also={"gradient norm": other})
 
 
-def test_the_same_generator_gives_the_same_direction():
-    net = model()
-    parameters = Parameters.of(net)
-    theta = parameters.theta(net)
-    one, two = (
-        random_direction(theta, parameters, generator=torch.Generator().manual_seed(7)) for _ in range(2)
-    )
-    assert one.equal(two)
+def test_values_and_marks_are_saved(tmp_path):
+    d1, d2 = torch.tensor([1.0, 0, 0]), torch.tensor([1.0, 1, 0])
+    marks = {"sgd/0": torch.tensor([1.0, 2, 0]), "off": [0.0, 0, 2]}
+    probe = Plane(torch.zeros(3), d1, d2, marks=marks, drawn="by hand")
+    record = scan(quadratic(), probe, also={"test loss": quadratic()}, label="x", about={"seed": 1})
+    np.testing.assert_allclose(record.mark_coordinates, [[-1, 2], [0, 0]], atol=1e-15)
+    np.testing.assert_allclose(record.mark_distance, [0, 2], atol=1e-15)
+    np.testing.assert_allclose(record.mark_loss, [9, 12], rtol=1e-15)
+    kept = load(record.save(tmp_path / "surface.npz"))
+    assert (kept.direction, kept.mark_labels, kept.about["seed"]) == ("by hand", ("sgd/0", "off"), 1)
+    assert set(kept.about["engines"]) == {"test loss"}
+    for name in ("loss", "mark_coordinates", "mark_distance", "mark_loss"):
+        np.testing.assert_array_equal(getattr(kept, name), getattr(record, name))
+    np.testing.assert_array_equal(kept.values["test loss"], record.loss)
+    assert scan(quadratic(), probe, direction="other").direction == "other"
+
+
+def test_accuracy_of_a_network_on_a_plane():
+    problem = load_problem("digits-mlp")
+    model = problem.build(0).double()
+    x, y = problem.test
+    objective = problem.objective()
+    theta = objective.parameters.theta(model)
+    plane = random_plane(theta, objective.parameters, generator=torch.Generator().manual_seed(0), points=3)
+    accuracy = model_objective(model, lambda z, t: (z.argmax(-1) == t).double().mean(), [(x.double(), y)])
+    record = scan(objective, plane, also={"test accuracy": accuracy})
+    own = float((model(x.double()).argmax(-1) == y).double().mean())
+    assert record.values["test accuracy"][1, 1] == pytest.approx(own, rel=1e-12)
+    point = theta - plane.d1 + plane.d2
+    assert record.values["test accuracy"][0, 2] == pytest.approx(float(accuracy(point)), rel=1e-12)
 
 
 def test_bad_probes_are_refused():
@@ -96,3 +153,6 @@ def test_bad_probes_are_refused():
         scan(quadratic(), Line(torch.zeros(3), torch.ones(3), torch.zeros(0)))
     with pytest.raises(InputError, match=r"a probe's vector must have shape \(3,\)"):
         scan(quadratic(), Line(torch.zeros(2), torch.ones(2)))
+    for points, reach in ((1, 1.0), (5, 0.0)):
+        with pytest.raises(InputError, match="steps need at least 2 points and a reach above 0, got"):
+            centered_steps(points, reach)

@@ -31,6 +31,23 @@ def solutions_given(
     return place, [Given(Path(file)) for file in files]
 
 
+def trajectories_given(
+    folders: list[str], problem: str | None, dtype: str, device: str
+) -> tuple[Workplace, list[Given]]:
+    """The place to measure trajectories at, and their folders as given inputs; all must be of one problem."""
+    from ..stages import Workplace
+    from ..tasks import Given
+    from ..trajectories import Trajectory
+
+    found = [Trajectory(folder) for folder in folders]
+    place = Workplace(problem or found[0].problem, {}, dtype, device)
+    place.check()
+    loaded = place.load()
+    for trajectory in found:
+        loaded.check(trajectory.checkpoint(-1))
+    return place, [Given(Path(folder)) for folder in folders]
+
+
 def run(tasks: Sequence[Task], place: Workplace, *, title: str, jobs: int | None = 1) -> None:
     from ..tasks import processes, run_tasks
 

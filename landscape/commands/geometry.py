@@ -1,12 +1,19 @@
-"""Where saved solutions lie, and what the loss looks like around them."""
+"""Where saved solutions and trajectories lie, and what the loss looks like around them."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from ..measures import ScanSettings
-from .common import Dtype, run, say, solutions_given
+from .common import Dtype, run, say, solutions_given, trajectories_given
+
+if TYPE_CHECKING:
+    from ..results import Projection
+    from ..stages import Workplace
+    from ..tasks import Given, Task
 
 
 def embed(
@@ -14,82 +21,180 @@ def embed(
     *,
     problem: str | None = None,
     out: str | None = None,
+    kernel: Literal["rbf", "linear", "cosine"] = "rbf",
+    space: Literal["parameters", "outputs"] = "parameters",
+    components: int = 2,
+    dtype: Dtype = "float64",
+    device: str = "cpu",
     memory: float = 1.0,
 ) -> None:
-    """Embed saved solutions in a plane by RBF kernel PCA, with the norm controls beside it.
+    """Embed saved solutions and trajectories by kernel PCA, with the controls beside it that a picture needs.
 
     Args:
         problem: what they were trained on; by default what the solutions say.
-        out: file for the record, by default embedding.npz beside the first solution; its figure gets the same name.
+        out: file for the record, by default embedding.npz beside the first solution; its figures get the same name.
+        kernel: rbf, linear or cosine.
+        space: their parameters, or their outputs on test data, which no permutation of hidden units changes.
+        components: how many coordinates.
+        dtype: precision of the outputs.
+        device: where to compute outputs, as PyTorch names it (cpu, cuda, cuda:1, mps).
         memory: for reading the solutions in slices, in GiB; together they may be larger. The result does not depend on it.
     """
-    from .. import stages
-    from ..plots import plot_embedding, save_axes
-    from ..problems import load_problem
+    from .. import geometry
+    from ..plots import plot_embedding, plot_embedding_control, plot_scree, save_axes
     from ..results import Embedding
     from ..solution_files import SolutionFile, fingerprint
-    from ..tasks import Task, run_tasks
+    from ..stages import Workplace
+    from ..tables import show_embedding
+    from ..tasks import Given, Task, run_tasks
+    from ..trajectories import Trajectory
 
-    files = [SolutionFile(file) for file in solutions]
-    loaded = load_problem(problem or files[0].problem)
-    for file in files:
-        loaded.check(file)  # pyright: ignore[reportArgumentType] (what it asks a solution for stands in the header)
-    task = Task(
-        Path(out) if out else files[0].path.parent / "embedding.npz",
-        stages.embed_files,
-        under={"solutions": fingerprint(files)},
-    )
-    place = stages.Files(tuple(file.path for file in files), int(memory * 2**30))
-    run_tasks([task], place, title="", jobs=1, show_progress=False)
+    paths = [Path(name) for name in solutions]
+    groups = [Trajectory(path).files if path.is_dir() else (path,) for path in paths]
+    files = [SolutionFile(file) for group in groups for file in group]
+    place = Workplace(problem or files[0].problem, {}, dtype, device)
+    place.check()
+    loaded = place.load()
+    for group in groups:
+        loaded.check(SolutionFile(group[0]))  # pyright: ignore[reportArgumentType] (all it asks for stands in the header)
+    output = Path(out) if out else paths[0].parent / "embedding.npz"
+    settings = {"kernel": kernel, "components": components}
+    if space == "outputs":
+        inputs = tuple(Given(path) for path in paths)
+        task, context = (
+            Task(output, geometry.embed_outputs, inputs, settings, read=Path, under=place.under),
+            place,
+        )
+    else:
+        task = Task(output, geometry.embed_files, settings=settings, under={"solutions": fingerprint(files)})
+        context = geometry.Files(tuple(paths), int(memory * 2**30))
+    run_tasks([task], context, title="", jobs=1, show_progress=False)
     found = Embedding.load(task.output)
-    for label, row in zip(found.labels, found.coordinates, strict=True):
-        say(f"{label}: " + "  ".join(f"{x: .5f}" for x in row))
-    say(
-        f"told apart by coordinates {found.kernel_accuracy:.2f}, by norm alone {found.norm_accuracy:.2f}, "
-        f"by nearest centroid {found.centroid_accuracy:.2f}, by chance {found.chance:.2f}"
-    )
-    save_axes(plot_embedding(found), task.output.with_suffix(""))
-    say(f"record and figure: {task.output.with_suffix('')}.*")
+    show_embedding(found)
+    base = task.output.with_suffix("")
+    save_axes(plot_embedding(found), base)
+    save_axes(plot_embedding_control(found), base.with_name(f"{base.name}.control"))
+    save_axes(plot_scree(found), base.with_name(f"{base.name}.scree"))
+    say(f"record and figures: {base}.*")
 
 
 def scan(
-    solution: str,
+    solutions: list[str],
     *,
     probe: Literal["line", "plane"] = "line",
+    directions: Literal["filter", "layer", "whole", "none", "eigenvectors"] = "filter",
+    values: list[str],
     problem: str | None = None,
     out: str | None = None,
     dtype: Dtype = "float64",
     device: str = "cpu",
     settings: ScanSettings = ScanSettings(),  # noqa: B008 (frozen)
 ) -> None:
-    """Scan the loss around a saved solution along random filter-normalized directions.
+    """Scan the loss around one saved solution, between two, through three, or where trajectories went.
 
     Args:
-        solution: file of the solution.
-        probe: a line through it, or a plane.
-        problem: what it was trained on; by default what the solution says.
+        probe: a line or a plane; two solutions span a line, three, or trajectories (their folders), a plane.
+        directions: about one solution: random ones, normalized by filter, by layer, as a whole, or not; or Hessian eigenvectors.
+        values: what is recorded beside the train loss: validation, test (their losses), accuracy, gradient.
+        problem: what they were trained on; by default what the solutions say.
         out: directory for record and figure; by default scans/ beside the solution.
         dtype: precision of parameters and data.
         device: where to compute, as PyTorch names it (cpu, cuda, cuda:1, mps).
         settings: how finely and how far it is scanned.
     """
-    from .. import stages
-    from ..plots import plot_profile, plot_surface, save_axes
+    from ..plots import plot_plane, plot_profile, save_axes
+    from ..plots.planes import plot_gaps, plot_residuals
     from ..records import load
     from ..results import Surface
+
+    trajectories = all(Path(name).is_dir() for name in solutions)
+    place, given = (trajectories_given if trajectories else solutions_given)(
+        solutions, problem, dtype, device
+    )
+    folder = Path(out) if out else given[0].output.parent / "scans"
+    how = {"engine": settings.engine, "values": sorted(set(values))}
+    if trajectories:
+        tasks = _on_their_plane(place, given, folder, how | {"points": settings.plane})
+    else:
+        tasks = [_around(place, given, folder, how, probe=probe, directions=directions, settings=settings)]
+    run(tasks, place, title="" if len(tasks) < 2 else "Scanning")
+    record, *paths = (load(task.output) for task in tasks)
+    base = tasks[0].output.with_suffix("")
+    if isinstance(record, Surface):
+        drawn: list[Projection] = paths
+        for name in ("loss", *record.values):
+            suffix = "" if name == "loss" else f".{name.replace(' ', '-')}"
+            save_axes(plot_plane(record, drawn, value=name), base.with_name(base.name + suffix))
+        if drawn:
+            save_axes(plot_residuals(drawn), base.with_name(f"{base.name}.distance"))
+            save_axes(plot_gaps(drawn), base.with_name(f"{base.name}.gap"))
+    else:
+        save_axes(plot_profile(record), base)
+    _tell(record, paths)
+    say(f"records and figures: {base}.*")
+
+
+def _around(
+    place: Workplace,
+    given: list[Given],
+    folder: Path,
+    how: dict[str, Any],
+    *,
+    probe: str,
+    directions: str,
+    settings: ScanSettings,
+) -> Task:
+    """The scan about one solution, between two, or through three."""
+    from .. import geometry
+    from ..errors import InputError
     from ..tasks import Task
 
-    place, (given,) = solutions_given([solution], problem, dtype, device)
-    folder = Path(out) if out else given.output.parent / "scans"
-    shared = {"reach": settings.reach, "engine": settings.engine}
-    work, options = {
-        "line": (stages.scan_line, {"points": settings.line, **shared}),
-        "plane": (stages.scan_plane, {"points": settings.plane, **shared}),
-    }[probe]
-    task = Task(folder / f"{given.output.stem}.{probe}.npz", work, (given,), options, under=place.under)
-    run([task], place, title="", jobs=1)
-    record = load(task.output)
-    axes = plot_surface(record) if isinstance(record, Surface) else plot_profile(record)
-    save_axes(axes, task.output.with_suffix(""))
-    say(f"loss at the solution {record.center_loss:.6g}, largest {record.loss.max():.6g}")
-    say(f"record and figure: {task.output.with_suffix('')}.*")
+    if len(given) > 3:
+        raise InputError(
+            f"solutions must be one, two or three files, or folders of trajectories, got {len(given)}."
+        )
+    if len(given) > 1:
+        kind, work = ("line" if len(given) == 2 else "plane"), geometry.scan_between
+        how |= {"points": settings.line if len(given) == 2 else settings.plane}
+    elif probe == "plane":
+        kind, work = "plane", geometry.scan_about
+        kind = kind if directions == "filter" else f"{directions}.{kind}"
+        how |= {"points": settings.plane, "reach": settings.reach, "directions": directions}
+    else:
+        kind, work = "line", geometry.scan_line
+        how = {"points": settings.line, "reach": settings.reach, "engine": settings.engine}
+    name = "--".join(g.output.stem for g in given)
+    return Task(folder / f"{name}.{kind}.npz", work, tuple(given), how, under=place.under)
+
+
+def _on_their_plane(place: Workplace, given: list[Given], folder: Path, how: dict[str, Any]) -> list[Task]:
+    """The plane of trajectories, and each of them on it."""
+    from .. import geometry
+    from ..tasks import Task
+    from ..trajectories import Trajectory
+
+    names = [g.output.name for g in given]
+    base, shared = "--".join(names), {"read": Trajectory, "under": place.under}
+    return [
+        Task(folder / f"{base}.plane.npz", geometry.scan_trajectories, tuple(given), how, **shared),
+        *(
+            Task(
+                folder / f"{base}.plane.{name}.npz",
+                geometry.project_trajectory,
+                tuple(given),
+                {"index": i},
+                **shared,
+            )
+            for i, name in enumerate(names)
+        ),
+    ]
+
+
+def _tell(record: Any, paths: list[Projection]) -> None:
+    say(f"train loss: at the center {record.center_loss:.6g}, largest {np.nanmax(record.loss):.6g}")
+    for label, loss, distance in zip(record.mark_labels, record.mark_loss, record.mark_distance, strict=True):
+        say(f"{label}: train loss {loss:.6g}, {distance:.2g} from the probe")
+    for path in paths:
+        say(
+            f"{path.label}: at most {path.distance.max():.3g} from the plane, {path.hidden.max():.0%} of its way from the center"
+        )

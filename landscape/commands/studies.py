@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from ..measures import FlatnessSettings, PathSettings, ScanSettings
+from ..recording import Gradients
 from .common import Dtype, run, say
 
 
@@ -73,8 +74,13 @@ def train(
     out: str | None = None,
     dtype: Dtype = "float64",
     device: str = "cpu",
+    record: bool = False,
+    budget: float = 1.0,
+    every: int = 1,
+    consecutive: int = 1,
+    gradients: Gradients = "none",
 ) -> None:
-    """Train one solution and save it.
+    """Train one solution and save it, and if wanted the points on the way to it.
 
     Args:
         problem: digits-mlp, digits-cnn, mnist-fcp, mnist-lenet, or your own as package.module:attribute.
@@ -84,9 +90,15 @@ def train(
         out: file for the solution; by default runs/PROBLEM/solutions/OPTIMIZER-SEED.npz.
         dtype: precision of parameters and data.
         device: where to compute, as PyTorch names it (cpu, cuda, cuda:1, mps).
+        record: keep the trajectory, in a folder beside the solution and named as it; a killed run then goes on from there.
+        budget: GiB of disk for it, never exceeded: as checkpoints grow in number, every second one goes.
+        every: a checkpoint every so many steps, as long as there is room.
+        consecutive: checkpoints in a row each time; 2 lets single steps be measured.
+        gradients: of mini-batches, kept with the checkpoints: none, a sketch of 1,024 numbers, or full.
     """
     from optimizers import parse_recipe
 
+    from ..recording import Recording
     from ..records import file_name
     from ..results import Solution
     from ..stages import Workplace
@@ -98,7 +110,10 @@ def train(
     default = (
         Path("runs") / file_name(place.load().name) / "solutions" / f"{file_name(recipe.label)}-{seed}.npz"
     )
-    task = solution_task(place, recipe.label, seed, Path(out) if out else default)
+    kept = {"budget": int(budget * 2**30), "every": every, "consecutive": consecutive, "gradients": gradients}
+    Recording("", **kept)  # refuses what cannot be
+    output = Path(out) if out else default
+    task = solution_task(place, recipe.label, seed, output, record=kept if record else None)
     run([task], place, title="")
     found = Solution.load(task.output)
     say(
@@ -106,6 +121,8 @@ def train(
         f"test {found.test_loss:.4g} ({found.status})"
     )
     say(f"solution: {task.output}")
+    if record:
+        say(f"trajectory: {task.output.with_suffix('')}")
 
 
 def report(directory: str) -> None:

@@ -1,10 +1,17 @@
 """Pictures of records: every plot_<record>(record, ax=None, **style) draws and returns its axes, and computes nothing."""
 
 from .captions import comparison_captions as comparison_captions
+from .corridors import plot_corridor as plot_corridor
+from .corridors import plot_corridor_loss as plot_corridor_loss
+from .corridors import plot_corridor_map as plot_corridor_map
+from .corridors import plot_corridor_noise as plot_corridor_noise
 from .curvature import plot_layers as plot_layers
 from .curvature import plot_scales as plot_scales
 from .embeddings import plot_embedding as plot_embedding
 from .embeddings import plot_embedding_control as plot_embedding_control
+from .embeddings import plot_scree as plot_scree
+from .embeddings import plot_trajectory_pca as plot_trajectory_pca
+from .embeddings import plot_trajectory_residual as plot_trajectory_residual
 from .figures import comparison_figures as comparison_figures
 from .figures import save_axes as save_axes
 from .figures import save_figures as save_figures
@@ -19,7 +26,9 @@ from .network import plot_heights as plot_heights
 from .paths import plot_barriers as plot_barriers
 from .paths import plot_path as plot_path
 from .paths import plot_paths as plot_paths
-from .runs import plot_corridor as plot_corridor
+from .planes import plot_gaps as plot_gaps
+from .planes import plot_plane as plot_plane
+from .planes import plot_residuals as plot_residuals
 from .runs import plot_corridors as plot_corridors
 from .runs import plot_curves as plot_curves
 from .scans import plot_cells as plot_cells
@@ -30,5 +39,7 @@ from .scans import plot_surface as plot_surface
 from .spectrum import plot_density as plot_density
 from .style import optimizer_colors as optimizer_colors
 from .style import optimizer_markers as optimizer_markers
+from .topology import plot_merge_tree as plot_merge_tree
+from .topology import plot_persistence as plot_persistence
 from .tracks import plot_track as plot_track
 from .tracks import plot_tracks as plot_tracks

@@ -191,7 +191,7 @@ _CAPTIONS: dict[str, tuple[str, Callable[[Comparison], str]]] = {
     ),
     "embedding": (
         "Left: kernel PCA of all parameter vectors. Right, the control: the first component against the norm. Where those points "
-        "lie on one curve, the component says no more than the norm.",
+        "lie on one curve, the component says no more than the norm. Hidden units are not permuted to match.",
         _embedding_finding,
     ),
     "profiles": (

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..comparison import Comparison
 from ..results import Embedding
-from .embeddings import component_name
+from .embeddings import component_name, norm_name
 from .labels import number
 from .scans import log_levels
 from .style import GRID, INK, optimizer_colors, optimizer_markers
@@ -66,7 +66,7 @@ def embedding_figure(comparison: Comparison, embedding: Embedding) -> go.Figure:
         figure.add_trace(control, row=1, col=2)
     figure.update_xaxes(title_text=component_name(embedding, 0), row=1, col=1)
     figure.update_yaxes(title_text=component_name(embedding, 1), row=1, col=1)
-    figure.update_xaxes(title_text="norm ‖θ‖", row=1, col=2)
+    figure.update_xaxes(title_text=norm_name(embedding), row=1, col=2)
     figure.update_yaxes(title_text=component_name(embedding, 0), row=1, col=2)
     return _dress(figure, height=430)
 

@@ -39,13 +39,6 @@ def plot_curves(
     return dress(ax, xlabel="epoch", ylabel=f"{part} loss")
 
 
-def plot_corridor(
-    corridor: Corridor, ax: Axes | None = None, *, measure: str = "kappa", **style: Any
-) -> Axes:
-    """Axes with one corridor measure at each step of one stretch; see plot_corridors."""
-    return plot_corridors([corridor], ax, measure=measure, **style)
-
-
 def plot_corridors(
     corridors: Sequence[Corridor],
     ax: Axes | None = None,
@@ -54,7 +47,7 @@ def plot_corridors(
     optimizers: Sequence[str] = (),
     **style: Any,
 ) -> Axes:
-    """Axes with a corridor measure (a field of Corridor, such as "kappa" or "linearity") per step, by optimizer.
+    """Axes with a corridor measure (a property of Corridor, such as "kappa" or "linearity") per step, by optimizer.
 
     The value it has in a corridor, 0 for kappa and kappa_weak and 1 for the others, is dotted where the scale holds it.
     """

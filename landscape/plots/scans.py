@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.colors import LogNorm
-from matplotlib.ticker import LogFormatterSciNotation, LogLocator
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import LogFormatterSciNotation, LogLocator, MaxNLocator
 
 from ..refined import Refined
 from ..results import Profile, Surface
 from ..subsampling import SampledLosses
-from .style import MUTED, dress, fit_scale, legend, new_axes, optimizer_colors, optimizer_of, plain
+from .style import INK, MUTED, dress, fit_scale, legend, new_axes, optimizer_colors, optimizer_of, plain
 
 
 def plot_profile(profile: Profile, ax: Axes | None = None, **style: Any) -> Axes:
@@ -23,45 +24,67 @@ def plot_profile(profile: Profile, ax: Axes | None = None, **style: Any) -> Axes
 
 
 def plot_profiles(
-    profiles: Sequence[Profile], ax: Axes | None = None, *, optimizers: Sequence[str] = (), **style: Any
+    profiles: Sequence[Profile],
+    ax: Axes | None = None,
+    *,
+    optimizers: Sequence[str] = (),
+    value: str = "loss",
+    **style: Any,
 ) -> Axes:
-    """Axes with the loss along several lines, coloured by the optimizer in each label; labelled once an optimizer."""
+    """Axes with the loss along several lines, or another recorded value, coloured by the optimizer in each label.
+
+    Each optimizer is labelled once. Marks are points at their steps, at their own losses, with their names.
+    """
     own, ax = ax is None, ax or new_axes()
     names = [optimizer_of(p.label) for p in profiles]
     colors = optimizer_colors(optimizers or names)
     ax.axvline(0, color=MUTED, linewidth=0.8, linestyle=":")
     for profile, name, first in zip(profiles, names, _first(names), strict=True):
         look = {"color": colors[name], "linewidth": 1.3, "alpha": 0.8} | style
-        ax.plot(profile.steps, profile.loss, label=plain(name) if first else "_", **look)
-    fit_scale(ax, [p.loss for p in profiles])
+        ax.plot(profile.steps, profile.value(value), label=plain(name) if first else "_", **look)
+        if value == "loss":
+            _line_marks(ax, profile)
+    fit_scale(ax, [p.value(value) for p in profiles])
     if own:
         legend(ax)
     direction = profiles[0].direction if profiles else ""
-    return dress(ax, xlabel=f"step along the direction{_unit(direction)}", ylabel="train loss")
+    name = "train loss" if value == "loss" else value
+    return dress(ax, xlabel=f"step along the direction{_unit(direction)}", ylabel=plain(name))
 
 
 def plot_surface(
     surface: Surface,
     ax: Axes | None = None,
     *,
+    value: str = "loss",
     levels: Sequence[float] | np.ndarray | None = None,
     colorbar: bool = True,
     **style: Any,
 ) -> Axes:
-    """Axes with filled contours of the loss on a plane, its center marked by a cross; ``style`` goes to ``contourf``.
+    """Axes with filled contours of the loss on a plane, or of another recorded value; ``style`` goes to ``contourf``.
 
-    Levels are spaced logarithmically (``log_levels``) unless given; give the same to pictures that are to be compared.
+    Levels are spaced logarithmically (``log_levels``) unless given, or evenly where values are not all positive or, of values
+    other than the loss, span less than a factor of 20; give the same to pictures that are to be compared. The surface's marks are
+    drawn with their names; without any, a cross marks the center.
     """
     ax = ax or new_axes(5.2, 4.4)
-    levels = log_levels([surface.loss]) if levels is None else np.asarray(levels, dtype=float)
-    inside = np.ma.masked_invalid(np.maximum(surface.loss.T, np.finfo(float).tiny))
-    look = {"cmap": "viridis", "norm": LogNorm(levels[0], levels[-1]), "extend": "both"} | style
+    values = surface.value(value)
+    logarithmic = _logarithmic(values, value) if levels is None else bool(np.min(levels) > 0)
+    if levels is None:
+        levels = log_levels([values]) if logarithmic else even_levels([values])
+    levels = np.asarray(levels, dtype=float)
+    inside = np.ma.masked_invalid(np.maximum(values.T, np.finfo(float).tiny) if logarithmic else values.T)
+    norm = (LogNorm if logarithmic else Normalize)(levels[0], levels[-1])
+    look = {"cmap": "viridis", "norm": norm, "extend": "both"} | style
     filled = ax.contourf(surface.steps1, surface.steps2, inside, levels=levels, **look)
     ax.contour(filled, levels=levels[::2], colors="white", linewidths=0.5, alpha=0.6)
-    ax.plot(0, 0, "+", color="white", markersize=9, markeredgewidth=1.8)
+    if surface.mark_labels:
+        _plane_marks(ax, surface)
+    else:
+        ax.plot(0, 0, "+", color="white", markersize=9, markeredgewidth=1.8)
     ax.set_aspect("equal")
     if colorbar:
-        loss_bar(ax, filled)
+        loss_bar(ax, filled, name="train loss" if value == "loss" else value)
     unit = _unit(surface.direction)
     return dress(
         ax,
@@ -107,16 +130,24 @@ def plot_sampled(sampled: SampledLosses, ax: Axes | None = None, **style: Any) -
     return dress(ax, xlabel="step along the direction", ylabel=count)
 
 
-def loss_bar(axes: Axes | Sequence[Axes], filled: Any) -> None:
-    """A colour bar with powers of ten beside one axes, or beside several that share their levels."""
+def loss_bar(axes: Axes | Sequence[Axes], filled: Any, *, name: str = "train loss") -> None:
+    """A colour bar beside one axes, or beside several that share their levels; with powers of ten on a logarithmic scale."""
     first = axes if isinstance(axes, Axes) else axes[0]
     figure = first.get_figure(root=True)
     if figure is not None:
         bar = figure.colorbar(filled, ax=axes, shrink=0.8, pad=0.02)
-        bar.ax.yaxis.set_major_locator(LogLocator())
-        bar.ax.yaxis.set_major_formatter(LogFormatterSciNotation())
+        logarithmic = isinstance(filled.norm, LogNorm)
+        low, high = filled.norm.vmin, filled.norm.vmax
+        if logarithmic and high >= 300 * low:
+            bar.ax.yaxis.set_major_locator(LogLocator())
+            bar.ax.yaxis.set_major_formatter(LogFormatterSciNotation())
+        else:
+            locator = LogLocator(subs=(1.0, 2.0, 5.0)) if logarithmic else MaxNLocator(6)
+            ticks = [tick for tick in locator.tick_values(low, high) if low <= tick <= high]
+            bar.set_ticks(ticks, labels=[f"{tick:.3g}".replace("-", "−") for tick in ticks])
+            bar.ax.minorticks_off()
         bar.ax.tick_params(labelsize=9)
-        bar.set_label("train loss (logarithmic)", fontsize=9.5)
+        bar.set_label(plain(name) + (" (logarithmic)" if logarithmic else ""), fontsize=9.5)
 
 
 def log_levels(losses: Sequence[np.ndarray], count: int = 19) -> np.ndarray:
@@ -130,7 +161,51 @@ def log_levels(losses: Sequence[np.ndarray], count: int = 19) -> np.ndarray:
     return np.geomspace(low, high if high > low * 1.01 else low * 1.01, count)
 
 
+def even_levels(values: Sequence[np.ndarray], count: int = 19) -> np.ndarray:
+    """``count`` evenly spaced contour levels from the least to the largest of these values."""
+    flat = np.concatenate([np.ravel(v) for v in values])
+    flat = flat[np.isfinite(flat)]
+    low, high = (flat.min(), flat.max()) if flat.size else (0.0, 1.0)
+    return np.linspace(low, high if high > low else low + max(abs(low), 1.0) * 1e-3, count)
+
+
+def _logarithmic(values: np.ndarray, name: str) -> bool:
+    finite = values[np.isfinite(values)]
+    if name == "loss":
+        return not finite.size or finite.min() > 0 or bool((finite >= 0).all() and (finite > 0).any())
+    return bool(finite.size and finite.min() > 0 and finite.max() > 20 * finite.min())
+
+
+def _plane_marks(ax: Axes, surface: Surface) -> None:
+    """A white diamond and its name at each mark; hollow where the point lies off the plane."""
+    on = surface.mark_distance <= 1e-6 * np.linalg.norm(surface.mark_coordinates, axis=1).max(initial=0.0)
+    for label, (x, y), full in zip(surface.mark_labels, surface.mark_coordinates, on, strict=True):
+        look: dict[str, Any] = {"s": 44, "edgecolors": "white", "linewidths": 1.3, "zorder": 5}
+        ax.scatter(x, y, marker="D", facecolors=INK if full else "none", **look)
+        right = 2 * x > surface.steps1.min() + surface.steps1.max()  # names stay inside
+        name = ax.annotate(
+            plain(label, 20),
+            (x, y),
+            (-6 if right else 6, 6),
+            textcoords="offset points",
+            ha="right" if right else "left",
+            fontsize=9,
+            color="white",
+            zorder=6,
+        )
+        name.set_path_effects([withStroke(linewidth=2.2, foreground=INK)])
+
+
+def _line_marks(ax: Axes, profile: Profile) -> None:
+    places = zip(profile.mark_labels, profile.mark_coordinates[:, :1], profile.mark_loss, strict=True)
+    for label, (x,), y in places:
+        ax.scatter(x, y, marker="D", s=30, color=INK, zorder=5)
+        ax.annotate(plain(label, 20), (x, y), (5, 5), textcoords="offset points", fontsize=9, color=INK)
+
+
 def _unit(direction: str) -> str:
+    if "steps are distances" in direction:
+        return " (distance)"
     return " (in filter norms)" if "filter" in direction else ""
 
 

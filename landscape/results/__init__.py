@@ -2,7 +2,12 @@
 
 from ..records import NAN as NAN
 from ..records import Array as Array
+from .corridor_places import CorridorMap as CorridorMap
+from .corridor_places import CorridorNoise as CorridorNoise
+from .corridor_places import CorridorPath as CorridorPath
+from .corridor_places import CorridorPoints as CorridorPoints
 from .corridors import Corridor as Corridor
+from .corridors import CorridorInterval as CorridorInterval
 from .curvature import BlockTraces as BlockTraces
 from .curvature import CurvatureScales as CurvatureScales
 from .curvature import Diagonal as Diagonal
@@ -12,6 +17,7 @@ from .curvature import SplitTrace as SplitTrace
 from .curvature import Trace as Trace
 from .density import SpectralDensity as SpectralDensity
 from .embeddings import Embedding as Embedding
+from .embeddings import TrajectoryPCA as TrajectoryPCA
 from .flatness import Certificate as Certificate
 from .flatness import Flatness as Flatness
 from .flatness import NoiseFlatness as NoiseFlatness
@@ -23,8 +29,12 @@ from .paths import MinimaNetwork as MinimaNetwork
 from .paths import Pass as Pass
 from .paths import PathRecord as PathRecord
 from .solutions import Alignment as Alignment
+from .solutions import Checkpoint as Checkpoint
 from .solutions import Solution as Solution
 from .solutions import Track as Track
 from .studies import Summary as Summary
 from .surfaces import Profile as Profile
+from .surfaces import Projection as Projection
 from .surfaces import Surface as Surface
+from .topology import Roughness as Roughness
+from .topology import Topology as Topology

@@ -84,6 +84,38 @@ class Solution(Record):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Checkpoint(Solution):
+    """θ_t on the way to a solution, before the optimizer's step t, and what was known when that step was made.
+
+    A subclass, because whatever takes solutions takes a point on the way to one. batch_loss and rate, and the mini-batch
+    gradient (P,) or its ``sketch`` (k,) (see sketches.py), are those of step t, taken at θ_t; NaN and (0,) where they were not
+    recorded, and at the last point, from which no step was made. ``epoch`` counts passes over the data made up to here.
+    ``travelled`` = Σ_{s<t} ‖θ_{s+1} − θ_s‖, over all steps, recorded or not.
+    """
+
+    step: int
+    epoch: float = NAN
+    rate: float = NAN
+    batch_loss: float = NAN
+    travelled: float = NAN
+    gradient: Array = field(default_factory=lambda: np.zeros(0))
+    sketch: Array = field(default_factory=lambda: np.zeros(0))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.gradient.shape not in {(0,), self.theta.shape}:
+            raise InputError(
+                f"the checkpoint {self.label} has a gradient of shape {self.gradient.shape}, which must be that of theta, "
+                f"{self.theta.shape}, or (0,)."
+            )
+
+    @property
+    def label(self) -> str:
+        """Optimizer, seed and step, as in sgd/0@120."""
+        return f"{super().label}@{self.step}"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Track(Record):
     """Numbers followed along one training run: ``values[name]`` (T,) at ``steps`` (T,), of an optimizer and a seed."""
 
@@ -136,10 +168,13 @@ class Alignment(Record):
         return float(np.concatenate([m.ravel() for m in moved]).mean())
 
     def aligned(self, solution: Solution) -> Solution:
-        """The solution that was aligned, with these parameters and buffers; the points before its end are left out."""
+        """The solution that was aligned, with these parameters and buffers; the points before its end, and
+        a checkpoint's gradient, are left out."""
         if (solution.names, solution.shapes) != (self.names, self.shapes):
             raise InputError(
                 f"the solution {solution.label} has other parameters than the one aligned, {self.other}; give that one."
             )
-        empty = np.zeros((0, 0)), np.zeros(0)
-        return replace(solution, theta=self.theta, buffers=self.buffers, tail=empty[0], tail_lr=empty[1])
+        left_out: dict[str, Any] = {"tail": np.zeros((0, 0)), "tail_lr": np.zeros(0)}
+        if isinstance(solution, Checkpoint):
+            left_out |= {"gradient": np.zeros(0), "sketch": np.zeros(0)}
+        return replace(solution, theta=self.theta, buffers=self.buffers, **left_out)

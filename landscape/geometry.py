@@ -1,0 +1,231 @@
+"""What tasks do with where solutions and trajectories lie: scans, corridors, embeddings (a roof module, as study is)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from analysis import (
+    corridor,
+    corridor_map,
+    corridor_noise,
+    eigenvector_plane,
+    function_embedding,
+    kernel_pca,
+    trajectory_pca,
+)
+
+from .directions import random_direction, transposed_weights
+from .networks import model_objective
+from .objective import Objective
+from .planes import line_between, plane_of, plane_through, random_plane
+from .probes import Line, Plane, centered_steps, scan
+from .problems import SPLITS, batches
+from .projections import project
+from .results import Corridor, CorridorMap, CorridorNoise, Embedding, Profile, Projection, Solution, Surface
+from .stages import Workplace
+from .trajectories import Trajectory
+
+
+@dataclass(frozen=True)
+class Files:
+    """Solutions and trajectories that need not fit into memory, and the bytes of it that may be used."""
+
+    paths: tuple[Path, ...]
+    memory: int
+
+
+def points_in(path: Path) -> Path | Trajectory:
+    """A solution's file, or the trajectory in a directory."""
+    return Trajectory(path) if path.is_dir() else path
+
+
+def scan_line(
+    place: Workplace,
+    solution: Solution,
+    *,
+    generator: torch.Generator,
+    points: int,
+    reach: float,
+    engine: str,
+) -> Profile:
+    objective, theta = _at(place, solution)
+    direction = random_direction(theta, solution.parameters, generator=generator, **_transposed(place))
+    labels: dict[str, Any] = {"direction": "random, filter-normalized", "label": solution.label}
+    probe = Line(theta, direction, centered_steps(points, reach))
+    return scan(objective, probe, engine=engine, **labels, about=place.about(objective))
+
+
+def scan_plane(
+    place: Workplace, *solutions: Solution, generator: torch.Generator, points: int, reach: float, engine: str
+) -> Surface:
+    """Around the solution of lowest train loss."""
+    deepest = min(solutions, key=lambda s: s.train_loss)
+    objective, theta = _at(place, deepest)
+    how = {"points": points, "reach": reach, "generator": generator, **_transposed(place)}
+    plane = random_plane(theta, deepest.parameters, **how)
+    return scan(objective, plane, engine=engine, label=deepest.label, about=place.about(objective))
+
+
+def scan_between(
+    place: Workplace,
+    *solutions: Solution,
+    generator: torch.Generator,
+    points: int,
+    engine: str,
+    values: Sequence[str],
+    **_: Any,
+) -> Profile | Surface:
+    """On the line through two solutions, or the plane through three."""
+    probe = (line_between if len(solutions) == 2 else plane_through)(*solutions, points=points)
+    return _scanned(place, probe, solutions[0], engine=engine, values=values)
+
+
+def scan_about(
+    place: Workplace,
+    solution: Solution,
+    *,
+    generator: torch.Generator,
+    points: int,
+    reach: float,
+    engine: str,
+    values: Sequence[str],
+    directions: str,
+) -> Surface:
+    """On a plane about a solution: of two Hessian eigenvectors, or random, normalized as ``directions`` says."""
+    objective, theta = _at(place, solution)
+    how: dict[str, Any] = {"points": points, "generator": generator}
+    if directions == "eigenvectors":
+        probe = eigenvector_plane(objective, theta, **how)
+    else:
+        how |= {"reach": reach, "normalize": directions, **_transposed(place)}
+        probe = random_plane(theta, solution.parameters, **how)
+    return _scanned(place, probe, solution, engine=engine, values=values)
+
+
+def scan_trajectories(
+    place: Workplace,
+    *trajectories: Trajectory,
+    generator: torch.Generator,
+    points: int,
+    engine: str,
+    values: Sequence[str],
+) -> Surface:
+    """On the plane of the first two principal components of all their points about the end of the first."""
+    plane = plane_of(trajectory_pca(trajectories), points=points)
+    return _scanned(place, plane, _last(trajectories[0]), engine=engine, values=values)
+
+
+def project_trajectory(
+    place: Workplace, *trajectories: Trajectory, generator: torch.Generator, index: int
+) -> Projection:
+    """One of the trajectories on the plane of all."""
+    plane = plane_of(trajectory_pca(trajectories))
+    objective = place.objective(_last(trajectories[0]))
+    return project(plane, trajectories[index], objective=objective, about=place.about(objective))
+
+
+def follow_corridor(
+    place: Workplace,
+    trajectory: Trajectory,
+    *,
+    generator: torch.Generator,
+    flow_steps: int = 0,
+    eigenvectors: int = 0,
+) -> Corridor:
+    """Along a trajectory, with the gradient of all training data."""
+    objective = _along(place, trajectory)
+    how: dict[str, Any] = {"flow_steps": flow_steps, "eigenvectors": eigenvectors, "generator": generator}
+    return corridor(
+        objective, trajectory, **how, about=place.about(objective), show_progress=place.show_progress
+    )
+
+
+def follow_noise(
+    place: Workplace, trajectory: Trajectory, *, generator: torch.Generator, batch_size: int, draws: int
+) -> CorridorNoise:
+    """Along a trajectory, with the gradients of fixed mini-batches."""
+    problem, end = place.load(), _last(trajectory)
+    objective = model_objective(
+        problem.build(0).eval(),
+        problem.loss_fn,
+        list(batches(problem.train, batch_size)),
+        dtype=place.torch_dtype,
+        device=place.device,
+        buffers=end.buffer_tensors(),
+    )
+    about = {**place.about(objective), "batch_size": batch_size}
+    return corridor_noise(objective, trajectory, draws=draws, generator=generator, about=about)
+
+
+def map_corridor(
+    place: Workplace, *trajectories: Trajectory, generator: torch.Generator, points: int
+) -> CorridorMap:
+    """On the plane of scan_trajectories."""
+    objective = place.objective(_last(trajectories[0]))
+    plane = plane_of(trajectory_pca(trajectories), points=points)
+    label = " and ".join(trajectory.label for trajectory in trajectories)
+    return corridor_map(objective, plane, label=label, about=place.about(objective))
+
+
+def embed(place: Workplace, *solutions: Path, generator: torch.Generator) -> Embedding:
+    """Of solutions on disk, which are read in slices: together they may be larger than memory."""
+    return kernel_pca(solutions)
+
+
+def embed_files(files: Files, *, generator: torch.Generator, kernel: Any, components: int) -> Embedding:
+    """As embed, of solutions and trajectories that are read in slices."""
+    found = [points_in(path) for path in files.paths]
+    how: dict[str, Any] = {"kernel": kernel, "components": components, "memory": files.memory}
+    return kernel_pca(found, **how, generator=generator, show_progress=True)
+
+
+def embed_outputs(
+    place: Workplace, *paths: Path, generator: torch.Generator, kernel: Any, components: int
+) -> Embedding:
+    """Of what solutions and the points of trajectories compute on test data, or on the training data where there are none."""
+    problem = place.load()
+    how: dict[str, Any] = {"kernel": kernel, "components": components, "generator": generator}
+    how |= {"split": "test" if "test" in problem.sizes else "train", "dtype": place.torch_dtype}
+    found = [points_in(path) for path in paths]
+    return function_embedding(problem, found, **how, device=place.device, about={"problem": problem.name})
+
+
+def _scanned(
+    place: Workplace, probe: Line | Plane, solution: Solution, *, engine: str, values: Sequence[str]
+) -> Any:
+    """The loss on a probe, with buffers of a solution; ``values`` names what else: splits, "accuracy", "gradient"."""
+    problem, objective = place.load(), place.objective(solution)
+    how: dict[str, Any] = {"solution": solution, "dtype": place.torch_dtype, "device": place.device}
+    also, wanted = {}, {"train", *values}
+    for split in SPLITS:
+        if split not in problem.sizes or split not in wanted:
+            continue
+        if split != "train":
+            also[f"{split} loss"] = problem.objective(split, **how)
+        if "accuracy" in values and problem.metric is not None:
+            also[f"{split} accuracy"] = problem.objective(split, measure=problem.metric, **how)
+    found = {"also": also, "gradient": "gradient" in values, "about": place.about(objective)}
+    return scan(objective, probe, engine=engine, label=solution.label, **found)
+
+
+def _at(place: Workplace, solution: Solution) -> tuple[Objective, torch.Tensor]:
+    objective = place.objective(solution)
+    return objective, objective.point(solution.theta)
+
+
+def _along(place: Workplace, trajectory: Trajectory) -> Objective:
+    """The loss along a trajectory: normalization statistics change on the way, so they are those of the data at every point."""
+    return place.objective(_last(trajectory), "batch" if place.has_batchnorm else "eval")
+
+
+def _last(trajectory: Trajectory) -> Solution:
+    return trajectory.checkpoint(-1)
+
+
+def _transposed(place: Workplace) -> dict[str, Any]:
+    return {"transposed": transposed_weights(place.load().build(0))}
