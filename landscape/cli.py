@@ -61,7 +61,7 @@ _LISTS: dict[str, dict[str, Any]] = {
             "metavar": "SOLUTION",
             "help": "files of one, two or three solutions (.npz), or folders of trajectories.",
         },
-        "--values": {
+        "--also": {
             "nargs": "+",
             "default": [],
             "choices": ["validation", "test", "accuracy", "gradient"],

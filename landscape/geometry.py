@@ -168,7 +168,7 @@ def map_corridor(
     """On the plane of scan_trajectories."""
     objective = place.objective(_last(trajectories[0]))
     plane = plane_of(trajectory_pca(trajectories), points=points)
-    label = " and ".join(trajectory.label for trajectory in trajectories)
+    label = trajectories[0].label if len(trajectories) == 1 else f"plane of {len(trajectories)} trajectories"
     return corridor_map(objective, plane, label=label, about=place.about(objective))
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from .plots.flatness import MEASURES, flatness_value
-from .plots.labels import metric, number, percent
+from .plots.labels import bounded, metric, number, percent
 from .results import (
     BlockTraces,
     Embedding,
@@ -23,6 +24,7 @@ from .results import (
 )
 
 _WITHOUT_TERMINAL = 200  # columns
+_CONTROLS = {"these coordinates": "kernel", "the norm alone": "norm", "the nearest centroid": "centroid"}
 
 
 def show_summary(summary: Summary, group: str, names: Sequence[str] = ()) -> None:
@@ -43,6 +45,15 @@ def show_summary(summary: Summary, group: str, names: Sequence[str] = ()) -> Non
         ]
         table.add_row(names[row] if names else known.axis, *cells)
     _console().print(table)
+
+
+def show_markdown(summary: Summary, title: str) -> None:
+    """Print a summary as a table in Markdown: one row a metric, one column a group, "1.52 (1.2 to 1.8)"."""
+    _say(f"| {' | '.join([title, *summary.groups])} |\n{'|---' * (len(summary.groups) + 1)}|")
+    intervals = np.stack([summary.center, summary.low, summary.high], axis=-1)
+    for key, row in zip(summary.metrics, intervals, strict=True):
+        cells = (bounded(*cell) if np.isfinite(cell).all() else number(cell[0]) for cell in row)
+        _say(f"| {' | '.join([metric(key).axis, *cells])} |")
 
 
 def show_flatness(records: Sequence[Flatness]) -> None:
@@ -84,22 +95,18 @@ def show_embedding(embedding: Embedding) -> None:
     if len(embedding.labels) <= 40:
         for label, row in zip(embedding.labels, embedding.coordinates, strict=True):
             _say(f"{label}: " + "  ".join(f"{x: .5f}" for x in row))
+    shares = ", ".join(f"{share:.0%}" for share in embedding.explained)
+    _say(f"the components hold {shares} of the kernel's variance")
+    if not np.isfinite(embedding.norm_accuracy):
+        _say("groups of one solution, or of one trajectory, cannot be told apart")
+        return
     table = Table("told apart by", "accuracy", "p, groups permuted", title_justify="left")
-    for name, control in {
-        "these coordinates": "kernel",
-        "the norm alone": "norm",
-        "the nearest centroid": "centroid",
-    }.items():
-        accuracy = getattr(embedding, f"{control}_accuracy")
-        table.add_row(
-            name, f"{accuracy:.2f} ± {embedding.spread(control):.2f}", number(embedding.p_value(control), 2)
-        )
+    for name, control in _CONTROLS.items():
+        accuracy, spread = getattr(embedding, f"{control}_accuracy"), embedding.spread(control)
+        table.add_row(name, f"{accuracy:.2f} ± {spread:.2f}", number(embedding.p_value(control), 2))
     table.add_row("chance", f"{embedding.chance:.2f}", "")
     _console().print(table)
-    shares = ", ".join(f"{share:.0%}" for share in embedding.explained)
-    _say(
-        f"components hold {shares} of the kernel's variance; ± over splits of a cross-validation, not over solutions"
-    )
+    _say("± over splits of a cross-validation, which is no error over solutions")
 
 
 def show_topology(topology: Topology, roughness: Roughness) -> None:

@@ -97,7 +97,7 @@ def test_train_flatness_barrier_embed_and_scan(trained, capsys):
     code, out, _ = run("embed", *files, "--out", "e/embedding.npz", capsys=capsys)
     assert code == 0
     assert load("e/embedding.npz").coordinates.shape == (4, 2)
-    assert "by norm alone" in out
+    assert "the norm alone" in out
     for probe in ("line", "plane"):
         code, out, _ = run("scan", files[0], "--probe", probe, "--settings.plane", "3", capsys=capsys)
         assert code == 0

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ..measures import ScanSettings
+from ..probes import IN_SPAN, SLOPES
 from .common import Dtype, run, say, solutions_given, trajectories_given
 
 if TYPE_CHECKING:
     from ..results import Projection
     from ..stages import Workplace
     from ..tasks import Given, Task
+
+_UNDRAWN = (IN_SPAN, *SLOPES)  # of what a gradient tells
 
 
 def embed(
@@ -83,7 +86,7 @@ def scan(
     *,
     probe: Literal["line", "plane"] = "line",
     directions: Literal["filter", "layer", "whole", "none", "eigenvectors"] = "filter",
-    values: list[str],
+    also: list[str],
     problem: str | None = None,
     out: str | None = None,
     dtype: Dtype = "float64",
@@ -95,7 +98,7 @@ def scan(
     Args:
         probe: a line or a plane; two solutions span a line, three, or trajectories (their folders), a plane.
         directions: about one solution: random ones, normalized by filter, by layer, as a whole, or not; or Hessian eigenvectors.
-        values: what is recorded beside the train loss: validation, test (their losses), accuracy, gradient.
+        also: what is recorded beside the train loss: validation, test (their losses), accuracy, gradient.
         problem: what they were trained on; by default what the solutions say.
         out: directory for record and figure; by default scans/ beside the solution.
         dtype: precision of parameters and data.
@@ -112,7 +115,7 @@ def scan(
         solutions, problem, dtype, device
     )
     folder = Path(out) if out else given[0].output.parent / "scans"
-    how = {"engine": settings.engine, "values": sorted(set(values))}
+    how = {"engine": settings.engine, "values": sorted(set(also))}
     if trajectories:
         tasks = _on_their_plane(place, given, folder, how | {"points": settings.plane})
     else:
@@ -122,7 +125,7 @@ def scan(
     base = tasks[0].output.with_suffix("")
     if isinstance(record, Surface):
         drawn: list[Projection] = paths
-        for name in ("loss", *record.values):
+        for name in ("loss", *(n for n in record.values if n not in _UNDRAWN)):
             suffix = "" if name == "loss" else f".{name.replace(' ', '-')}"
             save_axes(plot_plane(record, drawn, value=name), base.with_name(base.name + suffix))
         if drawn:
@@ -176,10 +179,10 @@ def _on_their_plane(place: Workplace, given: list[Given], folder: Path, how: dic
     names = [g.output.name for g in given]
     base, shared = "--".join(names), {"read": Trajectory, "under": place.under}
     return [
-        Task(folder / f"{base}.plane.npz", geometry.scan_trajectories, tuple(given), how, **shared),
+        Task(folder / f"{base}.trajectories.npz", geometry.scan_trajectories, tuple(given), how, **shared),
         *(
             Task(
-                folder / f"{base}.plane.{name}.npz",
+                folder / f"{base}.trajectories.{name}.npz",
                 geometry.project_trajectory,
                 tuple(given),
                 {"index": i},
@@ -195,6 +198,7 @@ def _tell(record: Any, paths: list[Projection]) -> None:
     for label, loss, distance in zip(record.mark_labels, record.mark_loss, record.mark_distance, strict=True):
         say(f"{label}: train loss {loss:.6g}, {distance:.2g} from the probe")
     for path in paths:
+        far = path.distance.argmax()
         say(
-            f"{path.label}: at most {path.distance.max():.3g} from the plane, {path.hidden.max():.0%} of its way from the center"
+            f"{path.label}: at most {path.distance[far]:.3g} from the plane, where it is {path.reach[far]:.3g} from its center"
         )

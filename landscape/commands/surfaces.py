@@ -34,5 +34,5 @@ def surface(
         if vtk:
             from ..vtk import save_vtk
 
-            say("for ParaView: " + ", ".join(map(str, save_vtk(plane, base))))
+            say("for ParaView: " + ", ".join(map(str, save_vtk(plane, base.with_name(f"{base.name}.vtu")))))
         say(f"record and figures: {base}.*")

@@ -28,6 +28,7 @@ from .paths import plot_path as plot_path
 from .paths import plot_paths as plot_paths
 from .planes import plot_gaps as plot_gaps
 from .planes import plot_plane as plot_plane
+from .planes import plot_projections as plot_projections
 from .planes import plot_residuals as plot_residuals
 from .runs import plot_corridors as plot_corridors
 from .runs import plot_curves as plot_curves

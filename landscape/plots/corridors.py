@@ -14,7 +14,18 @@ from ..results import Corridor, CorridorMap, CorridorNoise
 from ..results.corridors import CORRIDOR_KAPPA, CORRIDOR_LINEARITY
 from .labels import number
 from .scans import log_levels
-from .style import MUTED, PALETTE, dress, fit_scale, legend, new_axes, optimizer_colors, optimizer_of, plain
+from .style import (
+    MUTED,
+    PALETTE,
+    dress,
+    fit_aspect,
+    fit_scale,
+    legend,
+    new_axes,
+    optimizer_colors,
+    optimizer_of,
+    plain,
+)
 
 _SHADE = "#009E73"  # of corridors
 _LEVELS = 16  # of the filled contours
@@ -107,7 +118,7 @@ def plot_corridor_map(
     )
     if kappa_at is not None and np.nanmin(shown) < kappa < np.nanmax(shown):
         ax.contour(*axes, shown.T, levels=[kappa], colors=PALETTE[1], linewidths=1.8)
-    ax.set_aspect("equal")
+    fit_aspect(ax, *axes)
     rate = "" if kappa_at is None else f" at h = {kappa_at:.3g}"
     if colorbar:
         _bar(ax, filled, "corridor rate ‖g‖/‖Hg‖" if kappa_at is None else f"κ{rate}")

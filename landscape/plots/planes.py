@@ -45,23 +45,34 @@ def plot_plane(
     """
     own = ax is None
     ax = plot_surface(surface, ax or new_axes(6.2, 4.8), value=value, **style)
-    names = [optimizer_of(p.label) for p in projections]
-    colors, markers = (
-        optimizer_colors(tuple(optimizers) or names),
-        optimizer_markers(tuple(optimizers) or names),
-    )
-    farthest = max((float(p.reach.max()) for p in projections), default=0.0) or 1.0
-    for projection, name in zip(projections, names, strict=True):
-        width = WIDEST - (WIDEST - THINNEST) * projection.distance / farthest
-        _trajectory(ax, projection, width, color=colors[name], marker=markers[name], label=plain(name) or "_")
+    plot_projections(projections, ax, optimizers=optimizers)
     ax.set_xlim(surface.steps1.min(), surface.steps1.max())
     ax.set_ylim(surface.steps2.min(), surface.steps2.max())
     figure = ax.get_figure(root=True)
-    if own and figure is not None and names:
+    if own and figure is not None and projections:
         handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
         figure.legend(
             handles.values(), handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9
         )
+    return ax
+
+
+def plot_projections(
+    projections: Sequence[Projection], ax: Axes | None = None, *, optimizers: Sequence[str] = (), **style: Any
+) -> Axes:
+    """Axes with trajectories as a plane shows them, to lie over a surface or a map of corridors of that plane.
+
+    See ``plot_plane`` for what widths and markers say. ``style`` goes to the markers of last points.
+    """
+    ax = ax or new_axes(6.2, 4.8)
+    names = [optimizer_of(p.label) for p in projections]
+    shown = tuple(optimizers) or names
+    colors, markers = optimizer_colors(shown), optimizer_markers(shown)
+    farthest = max((float(p.reach.max()) for p in projections), default=0.0) or 1.0
+    for projection, name in zip(projections, names, strict=True):
+        width = WIDEST - (WIDEST - THINNEST) * projection.distance / farthest
+        look = {"color": colors[name], "marker": markers[name], "label": plain(name) or "_"} | style
+        _trajectory(ax, projection, width, **look)
     return ax
 
 

@@ -15,7 +15,18 @@ from matplotlib.ticker import LogFormatterSciNotation, LogLocator, MaxNLocator
 from ..refined import Refined
 from ..results import Profile, Surface
 from ..subsampling import SampledLosses
-from .style import INK, MUTED, dress, fit_scale, legend, new_axes, optimizer_colors, optimizer_of, plain
+from .style import (
+    INK,
+    MUTED,
+    dress,
+    fit_aspect,
+    fit_scale,
+    legend,
+    new_axes,
+    optimizer_colors,
+    optimizer_of,
+    plain,
+)
 
 
 def plot_profile(profile: Profile, ax: Axes | None = None, **style: Any) -> Axes:
@@ -82,7 +93,7 @@ def plot_surface(
         _plane_marks(ax, surface)
     else:
         ax.plot(0, 0, "+", color="white", markersize=9, markeredgewidth=1.8)
-    ax.set_aspect("equal")
+    fit_aspect(ax, surface.steps1, surface.steps2)
     if colorbar:
         loss_bar(ax, filled, name="train loss" if value == "loss" else value)
     unit = _unit(surface.direction)

@@ -71,6 +71,12 @@ def dress(ax: Axes, *, title: str = "", xlabel: str = "", ylabel: str = "", grid
     return ax
 
 
+def fit_aspect(ax: Axes, extent1: np.ndarray, extent2: np.ndarray) -> None:
+    """The same length along both axes of a plane, unless one is more than three times the other."""
+    ratio = np.ptp(extent1) / np.ptp(extent2) if np.ptp(extent2) > 0 else np.inf
+    ax.set_aspect("equal" if 1 / 3 <= ratio <= 3 else "auto")
+
+
 def fit_scale(ax: Axes, values: Sequence[np.ndarray], axis: str = "y") -> None:
     """Scale an axis for these values: logarithmic if all are positive and span more than a factor of 20, symmetric
     logarithmic if they span as much with zeros or negative numbers among them, linear otherwise."""

@@ -85,6 +85,15 @@ class Corridor(Record):
         """The same with h = ‖Δ‖/‖g‖ in every row: what compares optimizers whose rates are not those of descent."""
         return replace(self, rate=ratio(self.length, self.gradient_norm[:-1]))
 
+    def at_rate(self, rate: float) -> Corridor:
+        """The same with this h in every row: what compares the regions that trajectories went through.
+
+        ``linearity`` stays that of the steps that were made; judge corridors by κ alone, ``linearity=inf``.
+        """
+        if not rate > 0:
+            raise InputError(f"rate must be greater than 0, got {rate}.")
+        return replace(self, rate=np.full(self.length.shape, float(rate)))
+
     @property
     def kappa(self) -> Array:
         """h‖Hg‖/‖g‖ at the start of each row: 0 in a corridor."""
@@ -198,7 +207,7 @@ class Corridor(Record):
         """The loss that corridors cover over L_0 − L_T; rises inside them subtract, so that it may exceed 1 where the loss
         rose outside. NaN for a run whose loss did not fall, of which nothing can be a share."""
         inside = self.in_corridor(kappa=kappa, linearity=linearity)
-        return float(-np.diff(self.loss)[inside].sum() / self.decrease) if self.decrease > 0 else NAN
+        return float(-np.diff(self.loss)[inside].sum() / self.decrease) + 0.0 if self.decrease > 0 else NAN
 
     def longest(self, *, kappa: float = CORRIDOR_KAPPA, linearity: float = CORRIDOR_LINEARITY) -> float:
         """The steps of the longest corridor, 0 if there is none; NaN without rows."""
