@@ -44,7 +44,7 @@ def plot_embedding_control(
     )
     if own:
         legend(ax)
-    title = f"Spearman's ρ of PC1 with the {norm_name(embedding)}: {number(embedding.norm_correlation[0])}"
+    title = f"Spearman's ρ: {number(embedding.norm_correlation[0])}"
     return dress(ax, xlabel=norm_name(embedding), ylabel=component_name(embedding, 0), title=title)
 
 
