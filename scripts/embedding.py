@@ -2,8 +2,8 @@
 
 python -m scripts.embedding draws their picture with its controls, a row a way, and prints what tells the groups apart.
 Ways: rbf, as published, at γ = 1/P; at one over the median squared distance; linear; cosine, blind to the norm; aligned, after
-hidden units were permuted to match the first solution's; outputs, the probabilities of test images, which no permutation
-changes; path, the points that two runs of each went through.
+hidden units were permuted to match those of the first solution, of SGD, or of the last, of L-BFGS; outputs, the
+probabilities of test images, which no permutation changes; path, the points that two runs of each went through.
 
 Args:
     problem: a problem's name.
@@ -31,7 +31,8 @@ from landscape.tasks import Given, Task, cores, run_tasks, sole_use
 from optimizers import parse_recipe
 from scripts.study import command, matching, save
 
-WAYS = ("rbf", "rbf at the median", "linear", "cosine", "aligned rbf", "aligned cosine", "outputs", "path")
+ALIGNED = ("aligned rbf", "aligned cosine", "aligned cosine to lbfgs")
+WAYS = ("rbf", "rbf at the median", "linear", "cosine", *ALIGNED, "outputs", "path")
 CONTROLS = {"kernel": "told apart by the coordinates", "norm": "by the norm", "centroid": "by the centroid"}
 RECORD = {"budget": 40_000_000}  # bytes a trajectory
 
@@ -77,9 +78,9 @@ def embedded(place: Any, *files: Any, generator: Any, way: str) -> Embedding:
         return function_embedding(place.load(), files, generator=generator)
     if way == "path":
         return kernel_pca([Trajectory(file) for file in files], generator=generator)
-    kernel = next(name for name in ("rbf", "linear", "cosine") if name in way)
+    kernel: Any = next(name for name in ("rbf", "linear", "cosine") if name in way)
     if way.startswith("aligned"):
-        first, *others = (Solution.load(file) for file in files)
+        first, *others = map(Solution.load, reversed(files) if way.endswith("lbfgs") else files)
         files = first, *(align(place.load(), first, s, generator=generator).aligned(s) for s in others)
     return kernel_pca(files, kernel=kernel, gamma="median" if "median" in way else None, generator=generator)
 

@@ -309,8 +309,9 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def bounded(center: float, low: float, high: float) -> str:
-    """A number and its interval, as "1.52 (1.2 to 1.8)"."""
-    return f"{number(center)} ({number(low, 2)} to {number(high, 2)})"
+    """A number and its interval, as "1.52 (1.2 to 1.8)", or "993 (991 to 995)" where two digits do not tell its ends apart."""
+    digits = 2 if number(low, 2) != number(high, 2) else 3
+    return f"{number(center)} ({number(low, digits)} to {number(high, digits)})"
 
 
 def percent(value: float) -> str:
