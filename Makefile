@@ -31,6 +31,7 @@ bench: peers
 	$(BIN)/python -m benchmarks.paths --write docs/paths.md
 	$(BIN)/python -m benchmarks.probes --write docs/performance.md
 	$(BIN)/python -m benchmarks.curvature --write docs/performance.md
+	$(BIN)/python -m benchmarks.embedding --write docs/performance.md
 
 wheel: .venv/.ready
 	rm -rf dist

@@ -78,6 +78,30 @@ def corridor_table(
         "corridor_longest": [c.longest(**tolerances) for c in corridors],
         "kappa": [_median(c.kappa) for c in corridors],
     }
+    return replace(_of_runs(columns, corridors), about=tolerances)
+
+
+def change_table(corridors: Sequence[Corridor]) -> Summary:
+    """What the loss of whole runs did, told apart: means over seeds with their 95 % intervals, in the units of the loss.
+
+    fall = foretold − change_along − change_beside − change_beyond, each summed over the rows of a run: what the gradient
+    foretold, and what curvature took back of it: along the gradient, beside it, and by higher orders; see Corridor.
+    """
+    columns = {
+        "fall": [c.decrease for c in corridors],
+        "foretold": [float(-c.slope.sum()) for c in corridors],
+        **{
+            name: [
+                float(np.nansum(getattr(c, name))) for c in corridors
+            ]  # where the gradient is 0 they are not told apart
+            for name in ("change_along", "change_beside", "change_beyond")
+        },
+    }
+    return _of_runs(columns, corridors)
+
+
+def _of_runs(columns: dict[str, list[float]], corridors: Sequence[Corridor]) -> Summary:
+    """Means over runs, grouped by what stands before the seed in their labels."""
     groups = np.array([c.label.rpartition("/")[0] or c.label for c in corridors], dtype=str)
     names = tuple(dict.fromkeys(groups.tolist()))
 
@@ -90,7 +114,7 @@ def corridor_table(
 
     table = _summary(columns, names, interval, dict.fromkeys(names, 0))
     counts = [[known(np.array(values), name).size for name in names] for values in columns.values()]
-    return replace(table, counts=np.array(counts), about=tolerances)
+    return replace(table, counts=np.array(counts))
 
 
 def summarize_pairs(paths: Sequence[PathRecord], solutions: Sequence[Solution]) -> Summary:

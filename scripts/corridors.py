@@ -24,7 +24,7 @@ from landscape.plots.style import legend
 from landscape.records import file_name, load
 from landscape.stages import Workplace
 from landscape.study import solution_task
-from landscape.summary import corridor_table
+from landscape.summary import change_table, corridor_table
 from landscape.tables import show_markdown
 from landscape.tasks import Given, Task, cores, run_tasks, sole_use
 from optimizers import Recipe, parse_recipe
@@ -38,7 +38,6 @@ RUNS = {
     "lbfgs": "lbfgs",
 }
 MAPPED = ("gd", "sgd", "e-sgd")
-NOISE = {"batch_size": 64, "draws": 8}
 
 
 def main(
@@ -59,7 +58,7 @@ def main(
         return Task(out / f"{name}.npz", work, inputs, settings, read=Trajectory)
 
     along = [task(f"{n}-{i}", follow_corridor, track) for (n, i), track in tracks.items()]
-    noise = [task(f"{n}-noise", follow_noise, tracks[n, 0], **NOISE) for n in RUNS]
+    noise = [task(f"{n}-noise", follow_noise, tracks[n, 0], batch_size=64, draws=8) for n in RUNS]
     plane = [task("map", map_corridor, *shown, points=31)]
     plane += [task(f"map-{n}", project_trajectory, *shown, index=i) for i, n in enumerate(MAPPED)]
     with sole_use(out):
@@ -72,6 +71,7 @@ def main(
         show_markdown(corridor_table(some, linearity=linearity), f"corridors, {way}")
         drawn = plots.plot_corridor_loss(some[::seeds], ax, linearity=linearity, optimizers=list(RUNS))
         drawn.set_title(f"corridors, {way}", loc="left")
+    show_markdown(change_table(found), "the loss, start to end")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     save(figure, out / "loss.png")
     figure = Figure(figsize=(12, 2.8 * len(RUNS)), layout="constrained")

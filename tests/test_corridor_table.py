@@ -8,7 +8,7 @@ from dense import quadratic
 from analysis import corridor
 from landscape.intervals import mean_interval
 from landscape.results import Corridor
-from landscape.summary import corridor_table
+from landscape.summary import change_table, corridor_table
 
 
 def run(label: str, rate: float, steps: int, start: float = 1.0) -> Corridor:
@@ -61,3 +61,22 @@ def test_a_run_whose_loss_did_not_fall_is_left_out_of_the_share_it_has_not():
     assert np.isnan(table.low[row, 0])
     assert np.isnan(table.center[:, 1]).all()
     assert table.counts[0].tolist() == [2, 0]
+
+
+def test_what_the_loss_did_adds_up():
+    objective = quadratic(torch.diag(torch.tensor([3.0, 0.5, 1.0], dtype=torch.float64)))
+    torch.manual_seed(0)
+    runs = []
+    for seed in range(3):
+        steps = torch.randn(6, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        runs.append(corridor(objective, steps.cumsum(0), label=f"walk/{seed}"))
+    table = change_table([*runs, corridor(objective, torch.eye(3, dtype=torch.float64), label="other/0")])
+    found = dict(zip(table.metrics, table.center[:, 0], strict=True))
+    assert table.groups == ("walk", "other")
+    np.testing.assert_array_equal(table.counts, [[3, 1]] * 5)
+    expected = np.mean([run.loss[0] - run.loss[-1] for run in runs])
+    assert found["fall"] == pytest.approx(expected, rel=1e-12)
+    taken_back = found["change_along"] + found["change_beside"] + found["change_beyond"]
+    assert found["fall"] == pytest.approx(found["foretold"] - taken_back, rel=1e-12)
+    assert found["change_along"] > 0
+    assert found["change_beyond"] == pytest.approx(0, abs=1e-12)  # a quadratic has none

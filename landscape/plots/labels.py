@@ -238,6 +238,37 @@ _METRICS = (
         meaning="Steps of the longest stretch of training that was a corridor without a break.",
     ),
     Metric(
+        "fall",
+        "fall of the loss",
+        section="Corridor",
+        lower=False,
+        meaning="Train loss at the start less at the end.",
+    ),
+    Metric(
+        "foretold",
+        "fall foretold by gradients",
+        section="Corridor",
+        meaning="−g·Δ summed over all steps: how far the loss would have fallen if it had been linear on each.",
+    ),
+    Metric(
+        "change_along",
+        "taken back along the gradient",
+        section="Corridor",
+        meaning="½h²gᵀHg summed over all steps: what curvature along the gradient took back; a corridor has none.",
+    ),
+    Metric(
+        "change_beside",
+        "taken back beside it",
+        section="Corridor",
+        meaning="What curvature took back where steps left the gradient, by noise, momentum or preconditioning.",
+    ),
+    Metric(
+        "change_beyond",
+        "taken back by higher orders",
+        section="Corridor",
+        meaning="Change of the loss of third order and up, summed over all steps.",
+    ),
+    Metric(
         "gradients",
         "gradient evaluations",
         section="Cost",
