@@ -144,7 +144,7 @@ def path_tasks(
 ) -> dict[str, Task]:
     """The task of connecting two solutions by each of the methods (as path_methods gives them), in files named after both."""
     name = f"{a.output.stem}--{b.output.stem}"
-    policy = {"batchnorm": "batch" if place.has_batchnorm else "eval"}
+    policy = {"batchnorm": place.policy}
     return {
         method: Task(
             folder / f"{name}.{method}.npz", connect, (a, b), {**policy, **settings}, under=under or {}

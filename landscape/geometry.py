@@ -20,7 +20,7 @@ from analysis import (
 )
 
 from .directions import random_direction, transposed_weights
-from .networks import model_objective
+from .networks import BatchNormPolicy, model_objective
 from .objective import Objective
 from .planes import line_between, plane_of, plane_through, random_plane
 from .probes import Line, Plane, centered_steps, scan
@@ -82,7 +82,7 @@ def scan_between(
 ) -> Profile | Surface:
     """On the line through two solutions, or the plane through three."""
     probe = (line_between if len(solutions) == 2 else plane_through)(*solutions, points=points)
-    return _scanned(place, probe, solutions[0], engine=engine, values=values)
+    return _scanned(place, probe, solutions[0], place.policy, engine=engine, values=values)
 
 
 def scan_about(
@@ -104,7 +104,7 @@ def scan_about(
     else:
         how |= {"reach": reach, "normalize": directions, **_transposed(place)}
         probe = random_plane(theta, solution.parameters, **how)
-    return _scanned(place, probe, solution, engine=engine, values=values)
+    return _scanned(place, probe, solution, "eval", engine=engine, values=values)
 
 
 def scan_trajectories(
@@ -117,7 +117,7 @@ def scan_trajectories(
 ) -> Surface:
     """On the plane of the first two principal components of all their points about the end of the first."""
     plane = plane_of(trajectory_pca(trajectories), points=points)
-    return _scanned(place, plane, _last(trajectories[0]), engine=engine, values=values)
+    return _scanned(place, plane, _last(trajectories[0]), place.policy, engine=engine, values=values)
 
 
 def project_trajectory(
@@ -125,7 +125,7 @@ def project_trajectory(
 ) -> Projection:
     """One of the trajectories on the plane of all."""
     plane = plane_of(trajectory_pca(trajectories))
-    objective = place.objective(_last(trajectories[0]))
+    objective = _along(place, trajectories[0])
     return project(plane, trajectories[index], objective=objective, about=place.about(objective))
 
 
@@ -156,6 +156,7 @@ def follow_noise(
         list(batches(problem.train, batch_size)),
         dtype=place.torch_dtype,
         device=place.device,
+        batchnorm=place.policy,
         buffers=end.buffer_tensors(),
     )
     about = {**place.about(objective), "batch_size": batch_size}
@@ -166,7 +167,7 @@ def map_corridor(
     place: Workplace, *trajectories: Trajectory, generator: torch.Generator, points: int
 ) -> CorridorMap:
     """On the plane of scan_trajectories."""
-    objective = place.objective(_last(trajectories[0]))
+    objective = _along(place, trajectories[0])
     plane = plane_of(trajectory_pca(trajectories), points=points)
     label = trajectories[0].label if len(trajectories) == 1 else f"plane of {len(trajectories)} trajectories"
     return corridor_map(objective, plane, label=label, about=place.about(objective))
@@ -196,11 +197,21 @@ def embed_outputs(
 
 
 def _scanned(
-    place: Workplace, probe: Line | Plane, solution: Solution, *, engine: str, values: Sequence[str]
+    place: Workplace,
+    probe: Line | Plane,
+    solution: Solution,
+    policy: BatchNormPolicy,
+    *,
+    engine: str,
+    values: Sequence[str],
 ) -> Any:
-    """The loss on a probe, with buffers of a solution; ``values`` names what else: splits, "accuracy", "gradient"."""
-    problem, objective = place.load(), place.objective(solution)
+    """The loss on a probe, with buffers of a solution; ``values`` names what else: splits, "accuracy", "gradient".
+
+    Where normalization statistics are those of the data at each point, they are those of each split's own data.
+    """
+    problem, objective = place.load(), place.objective(solution, policy)
     how: dict[str, Any] = {"solution": solution, "dtype": place.torch_dtype, "device": place.device}
+    how["batchnorm"] = policy
     also, wanted = {}, {"train", *values}
     for split in SPLITS:
         if split not in problem.sizes or split not in wanted:
@@ -219,8 +230,8 @@ def _at(place: Workplace, solution: Solution) -> tuple[Objective, torch.Tensor]:
 
 
 def _along(place: Workplace, trajectory: Trajectory) -> Objective:
-    """The loss along a trajectory: normalization statistics change on the way, so they are those of the data at every point."""
-    return place.objective(_last(trajectory), "batch" if place.has_batchnorm else "eval")
+    """The loss along a trajectory, and around it."""
+    return place.objective(_last(trajectory), place.policy)
 
 
 def _last(trajectory: Trajectory) -> Solution:

@@ -101,6 +101,11 @@ class Workplace:
     def has_batchnorm(self) -> bool:
         return self.load().has_batch_statistics
 
+    @property
+    def policy(self) -> BatchNormPolicy:
+        """Of points that are not all one solution: normalization statistics are those of the data at each point."""
+        return "batch" if self.has_batchnorm else "eval"
+
 
 def train(
     place: Workplace,

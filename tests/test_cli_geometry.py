@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from test_cli import run, times
 
-from landscape import Trajectory, load
+from landscape import Trajectory, load, load_problem, model_objective
+from landscape.problems import batches
 from landscape.results import Checkpoint, Corridor, Solution
 
 PROBLEM = "own_problem:small(epochs=5)"
@@ -166,3 +168,36 @@ def test_wrong_input_gets_one_sentence_and_leaves_nothing(recorded, capsys, case
     assert len(err.strip().splitlines()) == 1
     # what was finished before the mistake was met is there, and whole
     assert {path.name for path in recorded.rglob("*")} - before <= {"corridors", "sgd-0.npz"}
+
+
+def test_with_batchnorm_every_point_has_statistics_of_its_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    problem = "own_problem:small(batchnorm=True)"
+    for name in NAMES:
+        told = ("--optimizer", f"{name}={name}(epochs=3)", "--out", f"{name}-0.npz", "--record", "true")
+        assert run("train", problem, *told, capsys=capsys)[0] == 0
+    small, given = ("--settings.line", "5", "--settings.plane", "4"), ("--problem", problem)
+    solutions = [Solution.load(f"{name}-0.npz") for name in NAMES]
+    own = load_problem(problem).objective(batchnorm="batch")
+    assert run("scan", "sgd-0.npz", "adamw-0.npz", *small, *given, capsys=capsys)[0] == 0
+    line = load("scans/sgd-0--adamw-0.line.npz")
+    np.testing.assert_allclose(
+        line.mark_loss, [float(own(own.point(s.theta))) for s in solutions], rtol=1e-12
+    )
+    assert run("scan", "sgd-0", "adamw-0", *small, *given, capsys=capsys)[0] == 0
+    path = load("scans/sgd-0--adamw-0.trajectories.sgd-0.npz")
+    assert path.loss[-1] == pytest.approx(line.mark_loss[0], rel=1e-12)
+    noise = ("--noise", "10", "--draws", "4", "--jobs", "1")  # all four batches: nothing is drawn
+    assert run("corridor", "sgd-0", *noise, *given, capsys=capsys)[0] == 0
+    assert load("corridors/sgd-0.npz").loss[-1] == pytest.approx(line.mark_loss[0], rel=1e-12)
+    whole = model_objective_of_batches(problem)
+    first = float(whole.grad(whole.point(Trajectory("sgd-0").checkpoint(0).theta)).square().sum())
+    assert load("corridors/sgd-0.noise.npz").signal[0] == pytest.approx(first, rel=1e-10)
+
+
+def model_objective_of_batches(problem):
+    loaded = load_problem(problem)
+    data = list(batches(loaded.train, 10))
+    return model_objective(
+        loaded.build(0).eval(), loaded.loss_fn, data, dtype=torch.float64, batchnorm="batch"
+    )
