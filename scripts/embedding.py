@@ -10,6 +10,7 @@ Args:
     sgd: its recipe, as published on 60,000 images.
     lbfgs: its recipe.
     solutions: of each optimizer; the published picture has 48.
+    dtype: float64 or float32.
     only: a part of the names of the ways to go.
     out: the folder of records, which resume, and of embedding.png.
 """
@@ -34,7 +35,6 @@ from scripts.study import command, matching, save
 ALIGNED = ("aligned rbf", "aligned cosine", "aligned cosine to lbfgs")
 WAYS = ("rbf", "rbf at the median", "linear", "cosine", *ALIGNED, "outputs", "path")
 CONTROLS = {"kernel": "told apart by the coordinates", "norm": "by the norm", "centroid": "by the centroid"}
-RECORD = {"budget": 40_000_000}  # bytes a trajectory
 
 
 def main(
@@ -42,16 +42,19 @@ def main(
     sgd: str = "sgd(lr=0.1, epochs=75)",
     lbfgs: str = "lbfgs(epochs=1000)",
     solutions: int = 48,
+    dtype: str = "float64",
     only: str = "",
     out: Path = Path("runs"),
 ) -> None:
     ways, out = matching(WAYS, only), out / "embedding" / file_name(problem)
     recipes = {n: replace(parse_recipe(t), label=n) for n, t in (("sgd", sgd), ("lbfgs", lbfgs))}
-    place, each = stages.Workplace(problem, recipes), [(n, i) for n in recipes for i in range(solutions)]
+    place, each = (
+        stages.Workplace(problem, recipes, dtype),
+        [(n, i) for n in recipes for i in range(solutions)],
+    )
     runs = [solution_task(place, n, i, out / "solutions" / f"{n}-{i}.npz") for n, i in each]
-    paths = [
-        solution_task(place, n, i, out / "paths" / f"{n}-{i}.npz", record=RECORD) for n, i in each if i < 2
-    ]
+    ends = [(n, i, out / f"paths/{n}-{i}.npz") for n, i in each if i < 2]
+    paths = [solution_task(place, *end, record={"budget": 40_000_000}) for end in ends]
     with sole_use(out):
         run_tasks(runs, place, title=f"{problem}, solutions", jobs=cores())
         run_tasks(paths if "path" in ways else [], place, title="trajectories", jobs=cores())
