@@ -48,23 +48,17 @@ def main(
 ) -> None:
     ways, out = matching(WAYS, only), out / "embedding" / file_name(problem)
     recipes = {n: replace(parse_recipe(t), label=n) for n, t in (("sgd", sgd), ("lbfgs", lbfgs))}
-    place, each = (
-        stages.Workplace(problem, recipes, dtype),
-        [(n, i) for n in recipes for i in range(solutions)],
-    )
+    place = stages.Workplace(problem, recipes, dtype)
+    each = [(n, i) for n in recipes for i in range(solutions)]
     runs = [solution_task(place, n, i, out / "solutions" / f"{n}-{i}.npz") for n, i in each]
     ends = [(n, i, out / f"paths/{n}-{i}.npz") for n, i in each if i < 2]
     paths = [solution_task(place, *end, record={"budget": 40_000_000}) for end in ends]
     with sole_use(out):
         run_tasks(runs, place, title=f"{problem}, solutions", jobs=cores())
         run_tasks(paths if "path" in ways else [], place, title="trajectories", jobs=cores())
-        of = {
-            way: tuple(Given(p.output.with_suffix("")) for p in paths) if way == "path" else tuple(runs)
-            for way in ways
-        }
-        tasks = [
-            Task(out / f"{file_name(way)}.npz", embedded, of[way], {"way": way}, read=Path) for way in ways
-        ]
+        tracks = [Given(path.output.with_suffix("")) for path in paths]
+        of = {way: tuple(tracks if way == "path" else runs) for way in ways}
+        tasks = [Task(out / f"{file_name(w)}.npz", embedded, of[w], {"way": w}, read=Path) for w in ways]
         run_tasks(tasks, place, title="embeddings", jobs=1)
     found = {way: Embedding.load(task.output) for way, task in zip(ways, tasks, strict=True)}
     print_table(found)
