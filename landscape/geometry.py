@@ -26,7 +26,18 @@ from .planes import line_between, plane_of, plane_through, random_plane
 from .probes import Line, Plane, centered_steps, scan
 from .problems import SPLITS, batches
 from .projections import project
-from .results import Corridor, CorridorMap, CorridorNoise, Embedding, Profile, Projection, Solution, Surface
+from .records import Record, load
+from .results import (
+    Corridor,
+    CorridorMap,
+    CorridorNoise,
+    Embedding,
+    Profile,
+    Projection,
+    Solution,
+    Surface,
+    TrajectoryPCA,
+)
 from .stages import Workplace
 from .trajectories import Trajectory
 
@@ -42,6 +53,11 @@ class Files:
 def points_in(path: Path) -> Path | Trajectory:
     """A solution's file, or the trajectory in a directory."""
     return Trajectory(path) if path.is_dir() else path
+
+
+def read_input(path: Path) -> Record | Trajectory:
+    """The record in a file, or the trajectory in a directory."""
+    return Trajectory(path) if path.is_dir() else load(path)
 
 
 def scan_line(
@@ -90,43 +106,52 @@ def scan_about(
     solution: Solution,
     *,
     generator: torch.Generator,
+    probe: str,
     points: int,
     reach: float,
     engine: str,
     values: Sequence[str],
     directions: str,
-) -> Surface:
-    """On a plane about a solution: of two Hessian eigenvectors, or random, normalized as ``directions`` says."""
+) -> Profile | Surface:
+    """On a line or plane about a solution: of two Hessian eigenvectors, or random, normalized as ``directions`` says."""
     objective, theta = _at(place, solution)
-    how: dict[str, Any] = {"points": points, "generator": generator}
+    how: dict[str, Any] = {"generator": generator}
     if directions == "eigenvectors":
-        probe = eigenvector_plane(objective, theta, **how)
+        found: Line | Plane = eigenvector_plane(objective, theta, points=points, **how)
     else:
-        how |= {"reach": reach, "normalize": directions, **_transposed(place)}
-        probe = random_plane(theta, solution.parameters, **how)
-    return _scanned(place, probe, solution, "eval", engine=engine, values=values)
+        how |= {"normalize": directions, **_transposed(place)}
+        found = random_plane(theta, solution.parameters, points=points, reach=reach, **how)
+    if probe == "line":
+        found = Line(theta, found.d1, found.steps1, drawn=found.drawn)
+    return _scanned(place, found, solution, "eval", engine=engine, values=values)
+
+
+def lay_plane(place: Workplace, *trajectories: Trajectory, generator: torch.Generator) -> TrajectoryPCA:
+    """The plane of the first two principal components of all points of trajectories, about the end of the first."""
+    return trajectory_pca(trajectories)
 
 
 def scan_trajectories(
     place: Workplace,
-    *trajectories: Trajectory,
+    plane: TrajectoryPCA,
+    trajectory: Trajectory,
+    *,
     generator: torch.Generator,
     points: int,
     engine: str,
     values: Sequence[str],
 ) -> Surface:
-    """On the plane of the first two principal components of all their points about the end of the first."""
-    plane = plane_of(trajectory_pca(trajectories), points=points)
-    return _scanned(place, plane, _last(trajectories[0]), place.policy, engine=engine, values=values)
+    """On a plane of trajectories, the first of which says what the loss depends on beside θ."""
+    probe = plane_of(plane, points=points)
+    return _scanned(place, probe, _last(trajectory), place.policy, engine=engine, values=values)
 
 
 def project_trajectory(
-    place: Workplace, *trajectories: Trajectory, generator: torch.Generator, index: int
+    place: Workplace, plane: TrajectoryPCA, trajectory: Trajectory, *, generator: torch.Generator
 ) -> Projection:
-    """One of the trajectories on the plane of all."""
-    plane = plane_of(trajectory_pca(trajectories))
-    objective = _along(place, trajectories[0])
-    return project(plane, trajectories[index], objective=objective, about=place.about(objective))
+    """A trajectory on a plane, with its own losses and those of the plane below it."""
+    objective = _along(place, trajectory)
+    return project(plane_of(plane), trajectory, objective=objective, about=place.about(objective))
 
 
 def follow_corridor(
@@ -164,13 +189,13 @@ def follow_noise(
 
 
 def map_corridor(
-    place: Workplace, *trajectories: Trajectory, generator: torch.Generator, points: int
+    place: Workplace, plane: TrajectoryPCA, trajectory: Trajectory, *, generator: torch.Generator, points: int
 ) -> CorridorMap:
-    """On the plane of scan_trajectories."""
-    objective = _along(place, trajectories[0])
-    plane = plane_of(trajectory_pca(trajectories), points=points)
-    label = trajectories[0].label if len(trajectories) == 1 else f"plane of {len(trajectories)} trajectories"
-    return corridor_map(objective, plane, label=label, about=place.about(objective))
+    """On a plane of trajectories, as scan_trajectories."""
+    objective = _along(place, trajectory)
+    count = len(set(plane.trajectory.tolist()))
+    label = trajectory.label if count == 1 else f"plane of {count} trajectories"
+    return corridor_map(objective, plane_of(plane, points=points), label=label, about=place.about(objective))
 
 
 def embed(place: Workplace, *solutions: Path, generator: torch.Generator) -> Embedding:

@@ -30,7 +30,7 @@ Work = Callable[..., Record]
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """A record that is there already, or a folder of them: an input of tasks, known by its content."""
+    """A record that is there already, or a trajectory's folder: an input of tasks, known by its content."""
 
     output: Path
 
@@ -38,7 +38,7 @@ class Given:
     def key(self) -> str:
         if not self.output.is_dir():
             return _content(self.output)[:16]
-        keys = [_content(path) for path in sorted(self.output.glob("*.npz"))]
+        keys = [_content(path) for path in sorted(self.output.glob("step-*.npz"))]
         return hashlib.sha256("".join(keys).encode()).hexdigest()[:16]
 
 
@@ -62,6 +62,12 @@ class Task:
     read: Callable[[Path], Any] = load
     folder: bool = False
 
+    def __post_init__(self) -> None:
+        if self.folder and not self.output.suffix:
+            raise InputError(
+                f"{self.output} must have an ending, such as .npz, since its folder is named as it is without one."
+            )
+
     @cached_property
     def key(self) -> str:
         inputs = [task.key for task in self.inputs]
@@ -83,16 +89,16 @@ class Task:
         if self.replaceable:
             return False
         raise InputError(
-            f"{self.output} was made with other settings{self._difference(about)}; "
+            f"{self.output} was made {self._difference(about)}; "
             "choose another --out, or remove what is there."
         )
 
     def _difference(self, about: Mapping[str, Any]) -> str:
-        theirs = about.get("settings")
-        for name, ours in self.conditions.items():
-            if isinstance(theirs, Mapping) and theirs.get(name) != ours:
-                return f" ({name} is {theirs.get(name)!r} there, {ours!r} here)"
-        return ""
+        theirs, ours = _flat(about.get("settings") or {}), _flat(self.conditions)
+        for name in {**ours, **theirs}:
+            if theirs.get(name) != ours.get(name):
+                return f"with other settings ({name} is {theirs.get(name)!r} there, {ours.get(name)!r} here)"
+        return "from other inputs"
 
     def execute(self, context: Any, threads: int) -> None:
         """Make the record and save it. Runs in a worker process."""
@@ -159,6 +165,15 @@ def _leave_with(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings within settings as "outer.inner"."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        inner = _flat(value) if isinstance(value, Mapping) else {"": value}
+        flat |= {f"{name}.{key}" if key else name: v for key, v in inner.items()}
+    return flat
 
 
 def _content(path: Path) -> str:

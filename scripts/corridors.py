@@ -18,8 +18,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from landscape import Trajectory, plots
-from landscape.geometry import follow_corridor, follow_noise, map_corridor, project_trajectory
+from landscape import geometry, plots
 from landscape.plots.style import legend
 from landscape.records import file_name, load
 from landscape.stages import Workplace
@@ -52,18 +51,19 @@ def main(
     each, every = [(name, i) for name in RUNS for i in range(seeds)], {"budget": 2**33}
     runs = [solution_task(place, n, i, out / f"runs/{n}-{i}.npz", record=every) for n, i in each]
     tracks = {(n, i): Given(run.output.with_suffix("")) for (n, i), run in zip(each, runs, strict=True)}
-    shown = tuple(tracks[name, 0] for name in MAPPED)
 
-    def task(name: str, work, *inputs: Given, **settings) -> Task:
-        return Task(out / f"{name}.npz", work, inputs, settings, read=Trajectory)
+    def task(name: str, work, *inputs: Given | Task, **settings) -> Task:
+        return Task(out / f"{name}.npz", work, inputs, settings, read=geometry.read_input)
 
-    along = [task(f"{n}-{i}", follow_corridor, track) for (n, i), track in tracks.items()]
-    noise = [task(f"{n}-noise", follow_noise, tracks[n, 0], batch_size=64, draws=8) for n in RUNS]
-    plane = [task("map", map_corridor, *shown, points=31)]
-    plane += [task(f"map-{n}", project_trajectory, *shown, index=i) for i, n in enumerate(MAPPED)]
+    along = [task(f"{n}-{i}", geometry.follow_corridor, track) for (n, i), track in tracks.items()]
+    noise = [task(f"{n}-noise", geometry.follow_noise, tracks[n, 0], batch_size=64, draws=8) for n in RUNS]
+    base = task("plane", geometry.lay_plane, *(tracks[n, 0] for n in MAPPED))
+    plane = [task("map", geometry.map_corridor, base, tracks["gd", 0], points=31)]
+    plane += [task(f"map-{n}", geometry.project_trajectory, base, tracks[n, 0]) for n in MAPPED]
     with sole_use(out):
         run_tasks(runs, place, title="Training", jobs=cores())
-        run_tasks([*along, *noise, *plane], place, title="Measuring", jobs=cores())
+        run_tasks([*along, *noise, base], place, title="Measuring", jobs=cores())
+        run_tasks(plane, place, title="Mapping", jobs=cores())
     found, noise, plane = ([load(task.output) for task in tasks] for tasks in (along, noise, plane))
     ways = {"own steps": [c.by_length() for c in found], f"h = {rate:g}": [c.at_rate(rate) for c in found]}
     figure = Figure(figsize=(12, 4.5), layout="constrained")

@@ -65,8 +65,8 @@ def test_corridors_with_noise_and_a_map(recorded, capsys):
     assert "steps in corridors" in out
     np.testing.assert_allclose(own.rate, found.length / found.gradient_norm[:-1], rtol=1e-15)
     assert load("corridors/adamw-0.noise.npz").basis.startswith("fixed batches of 16")
-    assert load("corridors/map.npz").loss.shape >= (4, 4)
-    for name in ("sgd-0", "sgd-0.noise", "loss", "map"):
+    assert load("corridors/together.map.npz").loss.shape >= (4, 4)
+    for name in ("sgd-0", "sgd-0.noise", "together.loss", "together.map"):
         assert Path(f"corridors/{name}.png").stat().st_size > 1000
     before = times("corridors")
     assert run("corridor", "sgd-0", "adamw-0", *told, capsys=capsys)[1] == out
@@ -103,6 +103,9 @@ def test_planes_of_trajectories_through_solutions_and_of_eigenvectors(recorded, 
     code, out, _ = run("scan", "sgd-0.npz", "adamw-0.npz", *small, capsys=capsys)
     line = load("scans/sgd-0--adamw-0.line.npz")
     assert line.loss[line.steps == 1] == pytest.approx(Solution.load("adamw-0.npz").train_loss, rel=1e-12)
+    assert run("scan", "sgd-0.npz", "--directions", "layer", "--also", "test", *small, capsys=capsys)[0] == 0
+    assert "test loss" in load("scans/sgd-0.layer.line.npz").values
+    assert Path("scans/sgd-0.layer.line.test-loss.png").stat().st_size > 1000
     for directions in ("eigenvectors", "layer"):
         told = ("--probe", "plane", "--directions", directions)
         assert run("scan", "sgd-0.npz", *told, *small, capsys=capsys)[0] == 0
@@ -145,13 +148,27 @@ def test_embeddings_of_trajectories_and_of_outputs(recorded, capsys):
 
 
 WRONG = {
-    "no trajectory": (["corridor", "sgd-0.npz"], "is no directory"),
+    "no trajectory": (["corridor", "sgd-0.npz"], "is a file, and trajectories are folders"),
     "odd flow": (["corridor", "sgd-0", "--flow_steps", "3"], "flow_steps must"),
     "few batches": (["corridor", "sgd-0", "--noise", "64"], "draws must be from 3 to"),
     "four solutions": (["scan", *["sgd-0.npz"] * 4], "one, two or three"),
     "the same twice": (["scan", "sgd-0.npz", "sgd-0.npz"], "same"),
     "unknown split": (["scan", "sgd-0", "--also", "dev"], "invalid choice"),
-    "mixed": (["scan", "sgd-0", "sgd-0.npz"], "is a directory"),
+    "mixed": (
+        ["scan", "sgd-0", "sgd-0.npz"],
+        "must be files, or all of them folders of trajectories, got both",
+    ),
+    "directions of two": (
+        ["scan", "sgd-0.npz", "adamw-0.npz", "--directions", "layer"],
+        "are for one solution",
+    ),
+    "negative noise": (["corridor", "sgd-0", "--noise", "-3"], "noise must be at least 0, got -3"),
+    "small map": (["corridor", "sgd-0", "--plane", "2"], "plane must be at least 3 points"),
+    "no ending": (["train", PROBLEM, "--record", "true", "--out", "new"], "must have an ending"),
+    "no budget": (
+        ["train", PROBLEM, "--record", "true", "--budget", "0", "--out", "n.npz"],
+        "GiB greater than 0",
+    ),
     "no surface": (["surface", "sgd-0.npz"], "holds a solution, but a surface is needed"),
     "budget": (["train", PROBLEM, "--record", "true", "--budget", "1e-6", "--out", "new.npz"], "budget must"),
     "no points": (["embed", "nowhere", "sgd-0"], "nowhere"),

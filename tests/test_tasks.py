@@ -85,6 +85,29 @@ def test_other_settings_in_the_same_place_are_refused_with_the_difference(tmp_pa
         run(tmp_path, shift=5.0)
 
 
+def test_a_difference_is_named_however_deep_and_whoever_set_it(tmp_path):
+    def made(**settings) -> Task:
+        return Task(tmp_path / "a.npz", lambda *_, **__: None, settings=settings)  # pyright: ignore[reportArgumentType]
+
+    run_tasks(
+        [Task(tmp_path / "a.npz", deep, settings={"record": {"every": 1, "budget": 5}})],
+        0.0,
+        title="",
+        jobs=1,
+    )
+    for settings, said in (
+        ({"record": {"every": 2, "budget": 5}}, r"\(record.every is 1 there, 2 here\)"),
+        ({}, r"\(record.budget is 5 there, None here\)"),
+        ({"record": {"every": 1, "budget": 5}}, "was made from other inputs"),
+    ):
+        with pytest.raises(InputError, match=said):
+            made(**settings).is_done()
+
+
+def deep(context, *, generator, record):
+    return draw(context, generator=generator)
+
+
 def test_a_summary_is_made_again_when_its_inputs_change(tmp_path):
     first, (total,) = chain(tmp_path)
     run(tmp_path)
@@ -118,13 +141,14 @@ def test_given_records_are_known_by_content(tmp_path):
 
 
 def test_a_folder_of_records_is_known_by_their_content(tmp_path):
-    first, _ = chain(tmp_path / "records")
+    first = [Task(tmp_path / f"records/step-{i}.npz", draw, settings={"shift": i}) for i in range(3)]
     run_tasks(first, 10.0, title="", jobs=1)
+    (tmp_path / "records/other.npz").write_bytes(b"not of the trajectory")
     key = Given(tmp_path / "records").key
     (tmp_path / "records").rename(tmp_path / "elsewhere")
     assert Given(tmp_path / "elsewhere").key == key
-    (tmp_path / "elsewhere/1.npz").unlink()
-    assert Given(tmp_path / "elsewhere").key not in (key, Given(tmp_path / "elsewhere/0.npz").key)
+    (tmp_path / "elsewhere/step-1.npz").unlink()
+    assert Given(tmp_path / "elsewhere").key not in (key, Given(tmp_path / "elsewhere/step-0.npz").key)
 
 
 def beside(context, *, generator, folder):

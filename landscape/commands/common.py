@@ -35,17 +35,25 @@ def trajectories_given(
     folders: list[str], problem: str | None, dtype: str, device: str
 ) -> tuple[Workplace, list[Given]]:
     """The place to measure trajectories at, and their folders as given inputs; all must be of one problem."""
+    from ..errors import InputError
     from ..stages import Workplace
     from ..tasks import Given
     from ..trajectories import Trajectory
 
-    found = [Trajectory(folder) for folder in folders]
+    paths = [Path(folder).resolve() for folder in folders]
+    for path in paths:
+        if path.is_file():
+            beside = f"; its own may be {path.with_suffix('')}" if path.with_suffix("").is_dir() else ""
+            raise InputError(
+                f"{path} is a file, and trajectories are folders, as landscape train --record makes them{beside}."
+            )
+    found = [Trajectory(path) for path in paths]
     place = Workplace(problem or found[0].problem, {}, dtype, device)
     place.check()
     loaded = place.load()
     for trajectory in found:
         loaded.check(trajectory.checkpoint(-1))
-    return place, [Given(Path(folder)) for folder in folders]
+    return place, [Given(path) for path in paths]
 
 
 def run(tasks: Sequence[Task], place: Workplace, *, title: str, jobs: int | None = 1) -> None:

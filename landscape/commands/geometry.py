@@ -84,8 +84,8 @@ def embed(
 def scan(
     solutions: list[str],
     *,
-    probe: Literal["line", "plane"] = "line",
-    directions: Literal["filter", "layer", "whole", "none", "eigenvectors"] = "filter",
+    probe: Literal["line", "plane"] | None = None,
+    directions: Literal["filter", "layer", "whole", "none", "eigenvectors"] | None = None,
     also: list[str],
     problem: str | None = None,
     out: str | None = None,
@@ -96,8 +96,9 @@ def scan(
     """Scan the loss around one saved solution, between two, through three, or where trajectories went.
 
     Args:
-        probe: a line or a plane; two solutions span a line, three, or trajectories (their folders), a plane.
-        directions: about one solution: random ones, normalized by filter, by layer, as a whole, or not; or Hessian eigenvectors.
+        probe: a line (the default) or a plane about one solution. Two span a line, three, or trajectories, a plane.
+        directions: about one solution: random ones, normalized by filter (the default), by layer, as a whole, or not; or
+            eigenvectors of the Hessian, as far as the loss doubles by them; settings.reach is of random ones.
         also: what is recorded beside the train loss: validation, test (their losses), accuracy, gradient.
         problem: what they were trained on; by default what the solutions say.
         out: directory for record and figure; by default scans/ beside the solution.
@@ -105,47 +106,64 @@ def scan(
         device: where to compute, as PyTorch names it (cpu, cuda, cuda:1, mps).
         settings: how finely and how far it is scanned.
     """
-    from ..plots import plot_plane, plot_profile, save_axes
-    from ..plots.planes import plot_gaps, plot_residuals
+    from ..errors import InputError
     from ..records import load
-    from ..results import Surface
 
-    trajectories = all(Path(name).is_dir() for name in solutions)
-    place, given = (trajectories_given if trajectories else solutions_given)(
+    folders = [Path(name).is_dir() for name in solutions]
+    if any(folders) and not all(folders):
+        raise InputError(
+            "solutions must be files, or all of them folders of trajectories, got both; a checkpoint in a folder is a file too."
+        )
+    if (probe or directions) and (len(solutions) > 1 or any(folders)):
+        raise InputError(
+            "probe and directions are for one solution; more of them, and trajectories, say where to look."
+        )
+    place, given = (trajectories_given if any(folders) else solutions_given)(
         solutions, problem, dtype, device
     )
     folder = Path(out) if out else given[0].output.parent / "scans"
     how = {"engine": settings.engine, "values": sorted(set(also))}
-    if trajectories:
-        tasks = _on_their_plane(place, given, folder, how | {"points": settings.plane})
+    if not any(folders):
+        how |= {"probe": probe or "line", "directions": directions or "filter"}
+        scanned, paths = _around(place, given, folder, how, settings=settings), []
     else:
-        tasks = [_around(place, given, folder, how, probe=probe, directions=directions, settings=settings)]
-    run(tasks, place, title="" if len(tasks) < 2 else "Scanning")
-    record, *paths = (load(task.output) for task in tasks)
-    base = tasks[0].output.with_suffix("")
-    if isinstance(record, Surface):
-        drawn: list[Projection] = paths
-        for name in ("loss", *(n for n in record.values if n not in _UNDRAWN)):
-            suffix = "" if name == "loss" else f".{name.replace(' ', '-')}"
-            save_axes(plot_plane(record, drawn, value=name), base.with_name(base.name + suffix))
-        if drawn:
-            save_axes(plot_residuals(drawn), base.with_name(f"{base.name}.distance"))
-            save_axes(plot_gaps(drawn), base.with_name(f"{base.name}.gap"))
-    else:
-        save_axes(plot_profile(record), base)
-    _tell(record, paths)
+        plane, scanned, *paths = _on_their_plane(place, given, folder, how | {"points": settings.plane})
+        run([plane], place, title="")
+    run([scanned, *paths], place, title="Scanning" if paths else "")
+    _draw(scanned.output, [load(task.output) for task in paths])
+
+
+def _draw(output: Path, paths: list[Projection]) -> None:
+    """The figures of a scan, and what it found in words."""
+    from .. import plots
+    from ..records import load
+    from ..results import Surface
+
+    record, base = load(output), output.with_suffix("")
+    for name in ("loss", *(n for n in record.values if n not in _UNDRAWN)):
+        plane = isinstance(record, Surface)
+        axes = (
+            plots.plot_plane(record, paths, value=name) if plane else plots.plot_profile(record, value=name)
+        )
+        plots.save_axes(
+            axes, base if name == "loss" else base.with_name(f"{base.name}.{name.replace(' ', '-')}")
+        )
+    if paths:
+        plots.save_axes(plots.plot_residuals(paths), base.with_name(f"{base.name}.distance"))
+        plots.save_axes(plots.plot_gaps(paths), base.with_name(f"{base.name}.gap"))
+    say(f"train loss: {record.center_loss:.6g} where steps are 0, largest {np.nanmax(record.loss):.6g}")
+    for label, loss, distance in zip(record.mark_labels, record.mark_loss, record.mark_distance, strict=True):
+        say(f"{label}: train loss {loss:.6g}, {distance:.2g} from the probe")
+    for path in paths:
+        far = path.distance.argmax()
+        say(
+            f"{path.label}: at most {path.distance[far]:.3g} from the plane, where it is {path.reach[far]:.3g} from its center"
+        )
     say(f"records and figures: {base}.*")
 
 
 def _around(
-    place: Workplace,
-    given: list[Given],
-    folder: Path,
-    how: dict[str, Any],
-    *,
-    probe: str,
-    directions: str,
-    settings: ScanSettings,
+    place: Workplace, given: list[Given], folder: Path, how: dict[str, Any], *, settings: ScanSettings
 ) -> Task:
     """The scan about one solution, between two, or through three."""
     from .. import geometry
@@ -156,49 +174,29 @@ def _around(
         raise InputError(
             f"solutions must be one, two or three files, or folders of trajectories, got {len(given)}."
         )
+    kind, directions = how["probe"], how["directions"]
     if len(given) > 1:
-        kind, work = ("line" if len(given) == 2 else "plane"), geometry.scan_between
-        how |= {"points": settings.line if len(given) == 2 else settings.plane}
-    elif probe == "plane":
-        kind, work = "plane", geometry.scan_about
-        kind = kind if directions == "filter" else f"{directions}.{kind}"
-        how |= {"points": settings.plane, "reach": settings.reach, "directions": directions}
+        kind = "line" if len(given) == 2 else "plane"
+        how, work = {name: how[name] for name in ("engine", "values")}, geometry.scan_between
     else:
-        kind, work = "line", geometry.scan_line
-        how = {"points": settings.line, "reach": settings.reach, "engine": settings.engine}
+        how, work = how | {"reach": settings.reach}, geometry.scan_about
+    how["points"] = settings.line if kind == "line" else settings.plane
     name = "--".join(g.output.stem for g in given)
+    name += "" if directions == "filter" else f".{directions}"
     return Task(folder / f"{name}.{kind}.npz", work, tuple(given), how, under=place.under)
 
 
 def _on_their_plane(place: Workplace, given: list[Given], folder: Path, how: dict[str, Any]) -> list[Task]:
-    """The plane of trajectories, and each of them on it."""
+    """The plane of trajectories, its scan, and each of them on it."""
     from .. import geometry
     from ..tasks import Task
-    from ..trajectories import Trajectory
 
-    names = [g.output.name for g in given]
-    base, shared = "--".join(names), {"read": Trajectory, "under": place.under}
-    return [
-        Task(folder / f"{base}.trajectories.npz", geometry.scan_trajectories, tuple(given), how, **shared),
-        *(
-            Task(
-                folder / f"{base}.trajectories.{name}.npz",
-                geometry.project_trajectory,
-                tuple(given),
-                {"index": i},
-                **shared,
-            )
-            for i, name in enumerate(names)
-        ),
+    base = "--".join(g.output.name for g in given) + ".trajectories"
+    shared: dict[str, Any] = {"read": geometry.read_input, "under": place.under}
+    plane = Task(folder / f"{base}.plane.npz", geometry.lay_plane, tuple(given), **shared)
+    paths = [
+        Task(folder / f"{base}.{g.output.name}.npz", geometry.project_trajectory, (plane, g), **shared)
+        for g in given
     ]
-
-
-def _tell(record: Any, paths: list[Projection]) -> None:
-    say(f"train loss: at the center {record.center_loss:.6g}, largest {np.nanmax(record.loss):.6g}")
-    for label, loss, distance in zip(record.mark_labels, record.mark_loss, record.mark_distance, strict=True):
-        say(f"{label}: train loss {loss:.6g}, {distance:.2g} from the probe")
-    for path in paths:
-        far = path.distance.argmax()
-        say(
-            f"{path.label}: at most {path.distance[far]:.3g} from the plane, where it is {path.reach[far]:.3g} from its center"
-        )
+    scanned = Task(folder / f"{base}.npz", geometry.scan_trajectories, (plane, given[0]), how, **shared)
+    return [plane, scanned, *paths]

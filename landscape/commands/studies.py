@@ -98,6 +98,7 @@ def train(
     """
     from optimizers import parse_recipe
 
+    from ..errors import InputError
     from ..recording import Recording
     from ..records import file_name
     from ..results import Solution
@@ -110,7 +111,14 @@ def train(
     default = (
         Path("runs") / file_name(place.load().name) / "solutions" / f"{file_name(recipe.label)}-{seed}.npz"
     )
-    kept = {"budget": int(budget * 2**30), "every": every, "consecutive": consecutive, "gradients": gradients}
+    if not 0 < budget < float("inf"):
+        raise InputError(f"budget must be GiB greater than 0, got {budget}.")
+    kept = {
+        "budget": max(1, int(budget * 2**30)),
+        "every": every,
+        "consecutive": consecutive,
+        "gradients": gradients,
+    }
     Recording("", **kept)  # refuses what cannot be
     output = Path(out) if out else default
     task = solution_task(place, recipe.label, seed, output, record=kept if record else None)
