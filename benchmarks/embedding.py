@@ -1,4 +1,4 @@
-"""Kernel PCA and trajectory PCA of solutions that are larger than memory together: time, peak memory, and reading alone.
+"""Kernel PCA and trajectory PCA of solutions that are larger than memory together: time and peak memory.
 
     python -m benchmarks.embedding                                # some ten minutes, and 8 GB of disk while it runs
     python -m benchmarks.embedding --count 50 --dim 1000000       # a minute
@@ -29,7 +29,6 @@ from scripts.study import command
 from .measure import head, machine, replaced, row, turns
 
 MEMORY = 2**30
-BUFFER = 2**24  # bytes of a plain read
 SEVERAL, SMALL, REPEATS = 50, 1_000_000, 5  # beside scikit-learn
 
 
@@ -63,17 +62,10 @@ def written(folder: Path, count: int, dim: int) -> list[Path]:
 
 
 def streamed(files: list[Path]) -> list[str]:
-    total = sum(file.stat().st_size for file in files)
-    alone, _ = apart(read, files)
-    lines = [
-        *head("what", "seconds", "peak memory, GiB", "reads", "MB/s", "of reading alone"),
-        row("reading alone", number(alone), "", "1", number(total / alone / 1e6), "1"),
-    ]
+    lines = list(head("what", "seconds", "peak memory, GiB", "reads of each file"))
     for name, work, reads in (("kernel_pca", kernel, 1), ("trajectory_pca", trajectory, 2)):
         seconds, peak = apart(work, files)
-        rate = reads * total / seconds
-        shares = number(rate / 1e6), number(rate * alone / total, 2)
-        lines.append(row(name, number(seconds), number(peak / 2**30), str(reads), *shares))
+        lines.append(row(name, number(seconds), number(peak / 2**30), str(reads)))
     return lines
 
 
@@ -109,14 +101,6 @@ def _measured(work: Callable[[list[Path]], Any], files: list[Path]) -> tuple[flo
     start = time.perf_counter()
     work(files)
     return time.perf_counter() - start, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def read(files: list[Path]) -> None:
-    buffer = bytearray(BUFFER)
-    for file in files:
-        with file.open("rb", buffering=0) as handle:
-            while handle.readinto(buffer):
-                pass
 
 
 def kernel(files: list[Path]) -> None:

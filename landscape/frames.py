@@ -65,6 +65,15 @@ def vector(theta: Any) -> Tensor:
     return given.detach().to(device="cpu", dtype=torch.float64)
 
 
+def spacing(values: Any) -> float:
+    """The relative spacing of the numbers that values are rounded to: float32's where all are such, whatever holds them."""
+    given = np.asarray(values, dtype=np.float64)
+    finite = given[np.isfinite(given)]
+    with np.errstate(over="ignore"):
+        single = (finite.astype(np.float32) == finite).all()
+    return float(np.finfo(np.float32 if single else np.float64).eps)
+
+
 def points_of(thetas: Any) -> Iterator[tuple[float, Any]]:
     """Each point with its step, one at a time: of an array (T, P), a trajectory, solutions, or names of their files."""
     from .results import Solution

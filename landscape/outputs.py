@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from .errors import InputError
-from .networks import batch_output, placed
+from .networks import batch_output, output_loss, placed
 from .parameters import Parameters
 from .problems import Data, Problem, Split, batches, examples, select
 from .records import Array
 from .results import Solution
 
 Kind = Literal["probabilities", "logits", "raw"]
+Link = Literal["softmax", "sigmoid"]
 
 
 def outputs(
@@ -37,45 +38,55 @@ def outputs(
     own; classes are the last dimension of what a model calls its logits, and PyTorch's dimension 1 of a plain tensor. Padded
     tokens are rows as well. Cost: one forward pass over the examples.
 
+    An output is of classes where its loss stays as it is when log-softmax is applied to it (cross-entropy, the negative
+    log-likelihood of log-probabilities), and of yes and no where the loss is binary_cross_entropy_with_logits or any other
+    that is the same for −z and 1 − t. Logits in a model's structured output are of classes, or a yes and no if there is one,
+    unless the targets are real numbers. Anything else has neither probabilities nor logits.
+
     Args:
         problem: what the solution was found on.
         solution: its parameters and buffers.
         split: where the examples are from.
         count: so many from the front of the split, all of them if None or more than there are.
         index: the examples (k,) to take in their place; see probe_index. Give all solutions the same.
-        kind: "probabilities" (softmax; of a single output the sigmoid, one number), "logits" less their mean over the classes,
-            which no softmax sees, or "raw", the output as it is, flattened to a row an example.
+        kind: "probabilities" (softmax; the sigmoid of each output where each is a yes or no of its own), "logits" less their
+            mean over the classes, which no softmax sees, or "raw", the output as it is, flattened to a row an example.
+            Which of the two an output is, its loss tells: see below.
         dtype, device: of the evaluation.
 
     Raises:
         InputError: a solution of another model, no such data, an output that holds no logits, an output that is not finite,
-            or probabilities of a model that was fitted by least squares.
+            or probabilities or logits of a model whose loss is no classification's.
     """
     data = _probes(problem, split, count=count, index=index)
     if kind not in ("probabilities", "logits", "raw"):
         raise InputError(f"kind must be 'probabilities', 'logits' or 'raw', got {kind!r}.")
-    squares = problem.loss_fn is nn.functional.mse_loss or isinstance(problem.loss_fn, nn.MSELoss)
-    if kind == "probabilities" and squares:
-        raise InputError(
-            f"kind must be 'raw' for {problem.name!r}, whose loss is least squares, got 'probabilities'."
-        )
     model = problem.build(0).eval()
     tensors = _tensors(model, solution, dtype=dtype, device=torch.device(device))
 
     def forward(*inputs: Any, **named: Any) -> Any:
         return functional_call(model, tensors, inputs, named)
 
-    rows = []
+    rows, link = [], None
     with torch.no_grad():
         for batch in batches(data, problem.batch_size):
             batch = placed(batch, dtype, torch.device(device))
-            rows.append(_rows(batch_output(forward, batch), kind).cpu())
-    found = torch.cat(rows).numpy()
-    if not np.isfinite(found).all():
-        raise InputError(
-            f"the outputs of {solution.label} on the {split} data must be finite, but hold NaN or infinity; leave it out."
-        )
-    return found
+            output = batch_output(forward, batch)
+            z = output if isinstance(output, Tensor) else _logits(output)
+            if not z.isfinite().all():
+                raise InputError(
+                    f"the outputs of {solution.label} on the {split} data must be finite, but hold NaN or infinity; leave it out."
+                )
+            if kind == "raw":
+                rows.append(z.reshape(len(z), -1).cpu())
+                continue
+            link = link or _link(problem, output, batch)
+            if link is None:
+                raise InputError(
+                    f"kind must be 'raw' for {problem.name!r}, whose loss is no classification's, got {kind!r}."
+                )
+            rows.append(_rows(z, _class_dimension(output), link=link, kind=kind).cpu())
+    return torch.cat(rows).numpy()
 
 
 def probe_index(problem: Problem, split: Split, count: int, *, generator: torch.Generator) -> Tensor:
@@ -119,18 +130,50 @@ def _tensors(
     return {name: placed(tensor, dtype, device) for name, tensor in tensors.items()}
 
 
-def _rows(output: Any, kind: Kind) -> Tensor:
-    """One batch's output as rows (m, C)."""
-    plain = isinstance(output, Tensor)
-    found = output if plain else _logits(output)
-    if kind == "raw":
-        return found.reshape(len(found), -1)
-    classes = 1 if plain and found.ndim > 1 else -1
-    single = found.ndim == 1 or found.shape[classes] == 1
-    z = found.reshape(-1, 1) if single else found.movedim(classes, -1).flatten(0, -2)
-    if single:  # a logit beside 0
-        return z.sigmoid() if kind == "probabilities" else z
-    return z.softmax(dim=-1) if kind == "probabilities" else z - z.mean(dim=-1, keepdim=True)
+def _link(problem: Problem, output: Any, batch: Any) -> Link | None:
+    """What makes probabilities of an output, as its loss on one batch tells; None where nothing does."""
+    classes, target = _class_dimension(output), _target(batch)
+    if not isinstance(output, Tensor):
+        real = isinstance(target, Tensor) and target.is_floating_point()
+        return None if real else "sigmoid" if _logits(output).shape[classes] == 1 else "softmax"
+    if _is_binary(problem.loss_fn):
+        return "sigmoid"
+
+    def same(other: Tensor, flipped: Any) -> bool:
+        """Whether another output and target have the loss that these have."""
+        try:
+            losses = [output_loss(z, problem.loss_fn, b) for z, b in ((output, batch), (other, flipped))]
+            return torch.allclose(*losses, rtol=torch.finfo(output.dtype).eps ** 0.5, atol=0)
+        except Exception:  # whatever a user's loss raises there: logits may be any numbers
+            return False
+
+    if output.ndim > 1 and output.shape[classes] > 1 and same(output.log_softmax(dim=classes), batch):
+        return "softmax"
+    if isinstance(target, Tensor) and target.numel() == output.numel() and not isinstance(batch, Mapping):
+        return "sigmoid" if same(-output, (batch[0], 1 - target.to(output.dtype))) else None
+    return None
+
+
+def _is_binary(loss_fn: Any) -> bool:
+    """Whether a loss is PyTorch's of yes and no, with whatever weights."""
+    plain = loss_fn.func if isinstance(loss_fn, partial) else loss_fn
+    return plain is nn.functional.binary_cross_entropy_with_logits or isinstance(plain, nn.BCEWithLogitsLoss)
+
+
+def _target(batch: Any) -> Any:
+    return batch.get("labels") if isinstance(batch, Mapping) else batch[1]
+
+
+def _class_dimension(output: Any) -> int:
+    return 1 if isinstance(output, Tensor) and output.ndim > 1 else -1
+
+
+def _rows(z: Tensor, classes: int, *, link: Link, kind: Kind) -> Tensor:
+    """One batch's output as rows (m, C) of probabilities or logits."""
+    rows = z.reshape(-1, 1) if z.ndim == 1 else z.movedim(classes, -1).flatten(0, -2)
+    if kind == "probabilities":
+        return rows.sigmoid() if link == "sigmoid" else rows.softmax(dim=-1)
+    return rows if link == "sigmoid" else rows - rows.mean(dim=-1, keepdim=True)
 
 
 def _logits(output: Any) -> Tensor:

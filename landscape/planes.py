@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .directions import Normalization, random_direction
 from .errors import InputError
-from .frames import Frame, points_of, vector
+from .frames import Frame, points_of, spacing, vector
 from .parameters import Parameters
 from .probes import Line, Plane, centered_steps
 
@@ -61,7 +61,8 @@ def plane_through(
         labels: of the three points.
 
     Raises:
-        InputError: two points are the same, or the three lie on one line.
+        InputError: two points are the same, or the three lie on one line to rounding: that of float32 where all are float32
+            numbers.
     """
     theta = [vector(point) for point in (a, b, c)]
     for first, second in ((0, 1), (0, 2), (1, 2)):
@@ -71,10 +72,7 @@ def plane_through(
     v = theta[2] - theta[0]
     for _ in range(2):  # orthogonalized twice
         v = v - (u @ v) * u
-    if not v.norm() > _rounding(*theta):
-        raise InputError(
-            "the three points lie on one line, which spans no plane; choose another third point."
-        )
+    _refuse_line(torch.stack([theta[1] - theta[0], theta[2] - theta[0]]), _rounding(*theta))
     marks = dict(zip(_labels((a, b, c), labels), theta, strict=True))
     return _spanning(
         theta[0], torch.stack([u, v / v.norm()]), marks, points, margin, "plane through three points"
@@ -95,9 +93,10 @@ def plane_of(
         components: which two, from 0.
 
     Raises:
-        InputError: fewer components than are asked for, or points that span no plane.
+        InputError: fewer components than are asked for, or points that lie on one line to rounding, as plane_through says.
     """
-    center, directions, coordinates = _principal(pca, components)
+    center, directions, coordinates, rounding = _principal(pca, components)
+    _refuse_line(coordinates, rounding)
     drawn = f"principal components {components[0] + 1} and {components[1] + 1} of a trajectory"
     return _grid(center, directions, coordinates, points, margin, drawn)
 
@@ -155,15 +154,15 @@ def spanning_steps(coordinates: Tensor, points: int, margin: float) -> Tensor:
     low, high = min(0.0, float(coordinates.min())), max(0.0, float(coordinates.max()))
     extent = high - low
     if not extent > 0:
-        raise InputError("the points span no plane: along one axis they are all the same; choose others.")
+        raise InputError("the coordinates span no axis: they are all 0; choose other points.")
     low, high = low - margin * extent, high + margin * extent
     spacing = (high - low) / (points - 1)
     first, last = floor(low / spacing + _WHOLE), ceil(high / spacing - _WHOLE)
     return torch.arange(first, last + 1, dtype=torch.float64) * spacing
 
 
-def _principal(pca: Any, components: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Center (P,), two directions (2, P) and coordinates (T, 2)."""
+def _principal(pca: Any, components: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Center (P,), two directions (2, P), coordinates (T, 2), and what in these is rounding of the points."""
     if not hasattr(pca, "directions"):
         thetas = torch.stack([vector(point) for _, point in points_of(pca)])
         center, directions = thetas[-1], torch.linalg.svd(thetas - thetas[-1], full_matrices=False)[2]
@@ -172,13 +171,15 @@ def _principal(pca: Any, components: tuple[int, int]) -> tuple[Tensor, Tensor, T
             directions * directions.gather(1, largest).sign()
         )  # signs are arbitrary: this one is kept
         coordinates = (thetas - center) @ directions.T
+        rounding = _rounding(*thetas)
     else:
         given = (pca.center, pca.directions, pca.coordinates)
         center, directions, coordinates = (torch.as_tensor(array, dtype=torch.float64) for array in given)
+        rounding = len(coordinates) ** 0.5 * _rounding(center) + _rounding(coordinates.ravel())
     if not 0 <= min(components) < max(components) < len(directions):
         raise InputError(f"components must be two of the {len(directions)} that there are, got {components}.")
     chosen = list(components)
-    return center, directions[chosen], coordinates[:, chosen]
+    return center, directions[chosen], coordinates[:, chosen], rounding
 
 
 def _labels(points: Sequence[Any], labels: Sequence[str]) -> tuple[str, ...]:
@@ -191,9 +192,18 @@ def _labels(points: Sequence[Any], labels: Sequence[str]) -> tuple[str, ...]:
 def _refuse_equal(first: Tensor, second: Tensor) -> None:
     if first.shape != second.shape:
         raise InputError(f"points must have one size, got {tuple(first.shape)} and {tuple(second.shape)}.")
-    if not (first - second).norm() > _rounding(first, second):
+    least = _ROUNDINGS * torch.finfo(torch.float64).eps * max(float(first.norm()), float(second.norm()))
+    if not (first - second).norm() > least:
         raise InputError("two of the points are the same, so nothing lies between them; give different ones.")
 
 
+def _refuse_line(offsets: Tensor, rounding: float) -> None:
+    """Refuses offsets (T, k) of which a change by rounding makes multiples of one: the least has norm σ₂ (Eckart, Young 1936)."""
+    if not torch.linalg.svdvals(offsets)[1] > rounding:
+        raise InputError("the points span no plane: to rounding they lie on one line; choose others.")
+
+
 def _rounding(*thetas: Tensor) -> float:
-    return _ROUNDINGS * torch.finfo(torch.float64).eps * max(float(theta.norm()) for theta in thetas)
+    """The norm of the changes that rounding may have made to points (P,), all together."""
+    points = torch.stack(thetas)
+    return _ROUNDINGS * spacing(points) * float(points.norm())

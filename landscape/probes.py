@@ -124,7 +124,9 @@ def scan(
 ) -> Profile | Surface:
     """The loss at every point of a probe, as a record; labels (direction, label, about) go into it, and how it was evaluated.
 
-    The probe's marks are evaluated at the points themselves, and stand in the record with coordinates and distances.
+    The probe's marks are evaluated at the points themselves, and stand in the record with coordinates and distances. With
+    BatchNorm, an objective with the fixed buffers of one solution gives the points of another one, marks too, another loss than
+    their own: between solutions use statistics of the data at every point, ``problem.objective(batchnorm="batch")``.
 
     Cost: one loss evaluation a point, or less where points share work (engines.py), for each objective; one loss a mark.
     Memory: the few points that are evaluated at once. A point with step 0 is exactly the center.

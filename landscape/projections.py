@@ -31,7 +31,9 @@ def project(
 
     c_t = argmin_c ‖θ_t − center − c₁d₁ − c₂d₂‖, of which the minimum is the distance: d₁ and d₂ need not be orthogonal. A picture
     shows the projections, and under them the loss of the *plane*, ``loss_on_plane``; the points' own losses are ``loss``. Where
-    the distance is not small these have nothing to do with one another, so both are recorded.
+    the distance is not small these have nothing to do with one another, so both are recorded. With BatchNorm, an objective with
+    the fixed buffers of one solution gives other points than this one another loss than their own: use statistics of the data at
+    every point, ``problem.objective(batchnorm="batch")``.
 
     Cost: three products with the directions a point; with an objective, two loss evaluations a point. Memory: one point.
 

@@ -111,18 +111,21 @@ def show_embedding(embedding: Embedding) -> None:
 
 def show_topology(topology: Topology, roughness: Roughness) -> None:
     """Print one row a minimum of a plane that counts, deepest first: where it is, and where it joins a deeper one."""
-    table = Table("minimum", topology.value, "along d1", "along d2", "joins", "at", "persistence")
+    table = Table(
+        "minimum", topology.value, "along d1", "along d2", "on the edge", "joins", "at", "persistence"
+    )
     rows = zip(
         topology.births,
         topology.minima_coordinates,
+        topology.on_edge,
         topology.parents,
         topology.deaths,
         topology.persistence,
         strict=True,
     )
-    for i, (birth, (x, y), parent, death, persistence) in enumerate(rows):
+    for i, (birth, (x, y), on_edge, parent, death, persistence) in enumerate(rows):
         joins = (str(parent), number(death), number(persistence, 2)) if parent >= 0 else ("", "", "")
-        table.add_row(str(i), number(birth), number(x), number(y), *joins)
+        table.add_row(str(i), number(birth), number(x), number(y), "yes" if on_edge else "", *joins)
     _console().print(table)
     _say(
         f"{len(topology.loop_births)} loops; of the plane's Hessians {percent(roughness.nonconvex)} have a negative eigenvalue; "

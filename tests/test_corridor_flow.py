@@ -31,7 +31,7 @@ def test_the_flow_of_a_quadratic_is_an_exponential(h):
         gap = (thetas[t + 1] - flow).norm() / (thetas[t + 1] - theta).norm()
         assert found.flow_gap[t] == pytest.approx(float(gap), rel=1e-7)
         assert abs(found.flow_gap[t] - float(gap)) < 2 * found.flow_error[t] + 1e-13
-    assert found.gradients == 4 + 3 * (6 * 32 - 2)
+    assert found.gradients == 4 + 3 * (6 * 32 - 1)
     assert thetas.equal(before)
 
 
@@ -50,6 +50,29 @@ def test_the_error_of_the_flow_is_of_order_4_and_covers_what_it_says():
         once = eye - x + x @ x / 2 - x @ x @ x / 6 + x @ x @ x @ x / 24  # what the method makes of exp(−x)
         away = (torch.linalg.matrix_power(once, n) - torch.linalg.matrix_exp(-h * a)) @ theta
         assert run.flow_error[0] == pytest.approx(float(away.norm() / (thetas[1] - theta).norm()), rel=0.3)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e-5])
+def test_steps_far_below_the_size_of_theta_are_followed_in_float32(scale):
+    """Near a minimum the step is ``scale`` of what it is far from it, and the gap, relative to it, the same."""
+    p, generator = 1000, torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:  # numbers that float32 holds
+        return torch.randn(*shape, generator=generator).double()
+
+    rows = normal(50, p) / 32
+    theta = 3 * normal(p).float().double()
+    target = (rows @ theta + scale * normal(50)).float().double()
+    left, kernel, eye = rows @ theta - target, rows @ rows.T / 50, torch.eye(50, dtype=torch.float64)
+    decayed = torch.linalg.solve(kernel, (eye - torch.linalg.matrix_exp(-0.5 * kernel)) @ left)
+    gradient, moved = rows.T @ left / 50, -rows.T @ decayed / 50
+    exact = float((0.5 * gradient + moved).norm() / (0.5 * gradient.norm()))
+    objective = Objective(
+        [lambda t: 0.5 * (rows.to(t) @ t - target.to(t)).square().mean()], p, dtype=torch.float32
+    )
+    found = corridor(objective, torch.stack([theta, theta - 0.5 * gradient]), lr=0.5, flow_steps=8)
+    assert abs(found.flow_gap[0] - exact) < found.flow_error[0]
+    assert found.flow_error[0] < 1e-6 / scale  # as well as gradients are known
 
 
 def test_to_first_order_the_gap_is_half_of_kappa():

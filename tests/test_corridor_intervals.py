@@ -94,9 +94,50 @@ def test_a_row_without_a_measure_is_in_no_corridor_and_records_are_kept(tmp_path
         found.intervals(kappa=-1)
 
 
+def bowl(rise: float, dtype: torch.dtype) -> Objective:
+    """1 + ½ rise ‖θ‖²"""
+    return Objective([lambda theta: 1 + 0.5 * rise * (theta @ theta)], 3, dtype=dtype)
+
+
+@pytest.mark.parametrize(("dtype", "rise"), [(torch.float32, 1e-8), (torch.float64, 1e-17)])
+def test_linearity_below_the_rounding_of_losses_is_not_known(dtype, rise):
+    """Halving θ, linearity is ¾: of a bowl this flat on a loss of 1 the losses do not show it, κ does."""
+    thetas = START * 0.5 ** torch.arange(4)[:, None]
+    found = corridor(bowl(rise, dtype), thetas)
+    assert found.lost.all()
+    assert np.isnan(found.linearity).all()
+    np.testing.assert_allclose(found.kappa, 0.5, rtol=1e-5)
+    assert not found.in_corridor(kappa=1).any()
+    assert found.in_corridor(kappa=1, linearity=np.inf).all()
+    steep = corridor(bowl(1.0, dtype), thetas)
+    assert not steep.lost.any()
+    np.testing.assert_allclose(steep.linearity, 0.75, rtol=1e-4)
+
+
+def test_a_fall_of_0_that_is_known_is_no_rounding():
+    """A step across a bowl to the same height: the gradient foretold a fall, and there was none."""
+    found = corridor(bowl(1.0, torch.float64), torch.stack([START, -START]))
+    assert not found.lost.any()
+    assert found.linearity[0] == 0
+    along_the_level = corridor(bowl(1.0, torch.float64), torch.tensor([[1.0, 0, 0], [1.0, 1e-3, 0]]).double())
+    assert np.isnan(along_the_level.linearity[0])  # nothing foretold, and that is known
+    assert not along_the_level.lost[0]
+
+
+def test_records_without_their_rounding_are_of_float64(tmp_path):
+    found = corridor(bowl(1e-8, torch.float32), START * 0.5 ** torch.arange(4)[:, None])
+    again = Corridor.load(found.save(tmp_path / "float32.npz"))
+    assert again.lost.all()
+    told = {name: value for name, value in vars(found).items() if name != "rounding"}
+    old = Corridor(**told)
+    assert old.rounding == pytest.approx(100 * 2.0**-52)
+    assert not old.lost.all()
+
+
 def test_no_rows_are_no_corridor():
     none = Corridor(label="diverged/0")
     assert none.kappa.size == none.linearity.size == none.change_beyond.size == 0
     assert none.intervals() == ()
+    assert none.lost.size == none.by_length().rate.size == 0
     values = (none.chord, none.share_of_steps(), none.share_of_decrease(), none.longest())
     assert np.isnan(values).all()

@@ -97,6 +97,36 @@ def test_standard_errors_are_calibrated_over_draws():
     assert 0.8 < np.mean([r.noise_stderr[0] for r in runs]) / ratios.std() < 1.3
 
 
+def test_pooled_noise_is_unbiased_where_rows_are_censored_and_its_error_calibrated():
+    """Gradients drown in noise and shrink along the way: rows alone are missing, or most of them too low."""
+    shifts = 0.3 * normal(64, 30)
+    objective = Objective([lambda t, s=s: (0.5 * t @ t + s @ t) / 64 for s in shifts], 30)
+    sizes = torch.linspace(0.4, 0.2, 21, dtype=torch.float64)
+    thetas = sizes[:, None] * torch.eye(30, dtype=torch.float64)[0] - shifts.mean(0)
+    all_drawn = corridor_noise(objective, thetas, draws=64)
+    truth, exact = all_drawn.pooled_noise_to_signal()
+    assert exact == 0
+    generator = torch.Generator().manual_seed(3)
+    runs = [corridor_noise(objective, thetas, draws=8, generator=generator) for _ in range(60)]
+    alone = np.array([r.noise_to_signal for r in runs])
+    assert np.isnan(alone).mean() > 0.1
+    assert np.nanmedian(alone[:, -5:]) < 0.8 * np.median(all_drawn.noise_to_signal[-5:])  # most are too low
+    pooled, errors = np.array([r.pooled_noise_to_signal() for r in runs]).T
+    assert pooled.mean() == pytest.approx(truth, rel=0.1)
+    assert 0.75 < np.sqrt((errors**2).mean()) / pooled.std() < 1.35
+    assert 0.7 < ((pooled - truth) / errors).std() < 1.4
+    late, last = runs[0].pooled_noise_to_signal(slice(-10, None)), slice(-10, None)
+    assert late[0] == pytest.approx(runs[0].spread[last].mean() / runs[0].signal[last].mean())
+
+
+def test_pooling_of_rows_with_no_signal_is_missing_and_of_one_row_refused():
+    opposed = Objective([lambda t, s=s: s * t.sum() for s in (1, -1, 1, -1)], 2)
+    found = corridor_noise(opposed, torch.ones(3, 2), draws=4)
+    assert np.isnan(found.pooled_noise_to_signal()).all()
+    with pytest.raises(InputError, match="rows must be at least two of the 2, got 1"):
+        found.pooled_noise_to_signal(slice(1))
+
+
 def test_a_row_is_of_its_own_points_and_draws_are_repeatable():
     objective = batches(0.5, 0.5)
     whole = corridor_noise(objective, THETAS, draws=COUNT, steps=[5, 10, 20], label="sgd/0")

@@ -11,7 +11,7 @@ from analysis.corridors.expansion import expand
 from landscape import InputError, Line, Objective, Plane, load, model_objective
 from landscape.combinations import Path
 from landscape.paths import FourierPath, Segment
-from landscape.results import PathRecord
+from landscape.results import CorridorMap, PathRecord
 
 CONE = Objective([lambda theta: theta.norm()], 3)
 START = torch.tensor([3.0, -1.0, 2.0], dtype=torch.float64)
@@ -74,6 +74,7 @@ def test_measures_that_need_a_gradient_or_a_loss_above_0_are_missing_without():
     assert np.isnan(found.kappa_polyak).tolist() == [True, True, False]
     assert found.kappa_polyak[2] == pytest.approx(0.5)  # a quadratic, whatever its curvature
     close(found.bend[1:], [2, 1])
+    close(2 * found.corridor_rate[1:], 2 / found.bend[1:])  # DAL's, 2/(‖Hg‖/‖g‖)^p at p = 1
 
 
 @pytest.mark.parametrize("p", [1.5, 3.0])
@@ -138,6 +139,28 @@ def test_a_map_is_its_points_and_knows_what_the_plane_shows(tmp_path):
             close(field.share_in_plane[i, j], (g[0] ** 2 + g[1] ** 2) / (g @ g))
     again = load(field.save(tmp_path / "map.npz"))
     close(again.share_in_plane, field.share_in_plane)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("angle", [1e-2, 1e-5])
+def test_nearly_parallel_directions_leave_the_share_in_the_plane(dtype, angle):
+    """Of the unit sphere's ‖θ‖² the gradient is 2θ: its share in the plane of the first two axes is known."""
+    d1, d2 = torch.tensor([1.0, 0, 0]).double(), torch.tensor([1.0, angle, 0]).double()
+    plane = Plane(START, d1, d2, torch.zeros(1), torch.zeros(1))
+    field = corridor_map(Objective([lambda theta: theta @ theta], 3, dtype=dtype), plane)
+    close(field.share_in_plane, 10 / 14, rtol=10 * torch.finfo(dtype).eps + 1e-15 / angle)
+    close(field.norm_within, 2 * 10**0.5, rtol=10 * torch.finfo(dtype).eps + 1e-15 / angle)
+    with pytest.raises(InputError, match="directions must be linearly independent"):
+        corridor_map(CONE, Plane(START, d1, 2 * d1))
+
+
+def test_maps_without_that_norm_still_load(tmp_path):
+    eye = torch.eye(3, dtype=torch.float64)
+    field = corridor_map(CONE, Plane(START, eye[0], eye[1], torch.zeros(2), torch.zeros(3)))
+    told = {name: value for name, value in vars(field).items() if name != "norm_within"}
+    again = load(CorridorMap(**told).save(tmp_path / "old.npz"))
+    assert np.isnan(again.share_in_plane).all()
+    assert again.share_in_plane.shape == (2, 3)
 
 
 def test_points_of_a_line_and_refusals():

@@ -126,7 +126,8 @@ def test_degenerate_cases_are_nan_or_not_told_apart():
     np.testing.assert_array_equal(same.coordinates, 0)
     assert np.isnan(same.explained).all()
     assert np.isnan(same.norm_correlation).all()
-    assert same.centroid_accuracy == 0  # ties
+    assert same.norm_accuracy == same.centroid_accuracy == same.kernel_accuracy == 1 / 2  # all are ties
+    assert np.isnan(same.p_value("centroid"))  # F = 0/0
     one = kernel_pca(X)
     assert np.isnan([one.norm_accuracy, one.centroid_accuracy, one.kernel_accuracy]).all()
     assert one.chance == 1

@@ -11,6 +11,7 @@ from sklearn.model_selection import RepeatedStratifiedKFold
 from sklearn.neighbors import NearestCentroid
 
 from analysis import kernel_pca
+from analysis.embeddings import controls
 from analysis.embeddings.controls import (
     centroid_accuracies,
     kernel_accuracies,
@@ -18,6 +19,7 @@ from analysis.embeddings.controls import (
     squares,
     stratified_splits,
 )
+from landscape import InputError
 
 RNG = np.random.default_rng(0)
 GROUPS = ["a"] * 9 + ["b"] * 7 + ["c"] * 12
@@ -39,12 +41,12 @@ def test_accuracies_are_scikit_learns_nearest_centroid_on_its_splits():
     split = stratified_splits(GROUPS, ALONE, folds=5, repeats=3, seed=7)
     assert split
     expected, kernel, y = [], [], np.array(GROUPS)
-    for repeat in folds():
+    for repeat, learned in zip(folds(), split.learned, strict=True):
         said, by_kernel = np.empty(28, dtype="<U1"), np.empty(28, dtype="<U1")
-        for train, test in repeat:
-            said[test] = NearestCentroid().fit(X[train], y[train]).predict(X[test])
+        for (train, test), known in zip(repeat, learned, strict=True):
+            said[test] = NearestCentroid().fit(X[known], y[known]).predict(X[test])
             pca = KernelPCA(2, kernel="rbf", gamma=0.1, eigen_solver="dense").fit(X[train])
-            fitted = NearestCentroid().fit(pca.transform(X[train]), y[train])
+            fitted = NearestCentroid().fit(pca.transform(X[known]), y[known])
             by_kernel[test] = fitted.predict(pca.transform(X[test]))
         expected.append(balanced_accuracy_score(y, said))
         kernel.append(balanced_accuracy_score(y, by_kernel))
@@ -52,6 +54,69 @@ def test_accuracies_are_scikit_learns_nearest_centroid_on_its_splits():
     found = kernel_accuracies(rbf_kernel(X, gamma=0.1), GROUPS, split, components=2)
     np.testing.assert_allclose(found, kernel)
     assert len(set(expected) | set(kernel)) > 3
+
+
+def test_centroids_are_of_as_many_of_each_outside_the_fold():
+    split = stratified_splits(GROUPS, ALONE, folds=5, repeats=8, seed=7)
+    assert split
+    y, used = np.array(GROUPS), np.zeros(28)
+    for fold, learned in zip(split.fold, split.learned, strict=True):
+        for one, known in enumerate(learned):
+            outside = fold != one
+            assert not (known & ~outside).any()
+            counts = [(known & (y == g)).sum() for g in "abc"]
+            assert counts == [min((outside & (y == g)).sum() for g in "abc")] * 3
+            used += known
+    assert (used > 0).all()  # which are left out is drawn anew in each fold
+    even = stratified_splits(["a", "b"] * 10, np.arange(20), folds=5, repeats=2, seed=0)
+    assert even
+    np.testing.assert_array_equal(even.learned, even.fold[:, None] != np.arange(5)[:, None])
+
+
+def gaussian(n: int, dim: int, rng: np.random.Generator) -> np.ndarray:
+    """Points (n, n) as far from each other and from 0 as n of a standard normal in ``dim`` dimensions (Bartlett 1933)."""
+    x = np.tril(rng.standard_normal((n, n)), -1)
+    x[np.arange(n), np.arange(n)] = np.sqrt(rng.chisquare(dim - np.arange(n)))
+    return x
+
+
+@pytest.mark.parametrize(
+    ("sizes", "dim"), [((7, 7), 10**6), ((5, 6), 10**4), ((10, 6), 10**6), ((4, 7, 9), 10**6)]
+)
+@pytest.mark.parametrize("points", [1, 3])
+def test_in_high_dimension_groups_of_any_size_are_at_chance(sizes, dim, points):
+    """Also of trajectories, whose points are correlated: each is one unit."""
+    rng, units = np.random.default_rng(4), np.arange(sum(sizes)).repeat(points)
+    groups = [g for g, size in zip("abc", sizes, strict=False) for _ in range(size * points)]
+    found = []
+    for seed in range(120):
+        runs, noise = gaussian(sum(sizes), dim, rng), gaussian(len(units), dim, rng)
+        squared = squares(runs)[np.ix_(units, units)] + (points > 1) * squares(noise)
+        norms = np.linalg.norm(runs, axis=1)[units] + (points > 1) * rng.standard_normal(len(units))
+        split = stratified_splits(groups, units, folds=5, repeats=2, seed=seed)
+        assert split
+        found.append(
+            [
+                centroid_accuracies(squares(norms[:, None]), groups, split).mean(),
+                centroid_accuracies(squared, groups, split).mean(),
+                kernel_accuracies(np.exp(-squared / dim), groups, split, components=2).mean(),
+            ]
+        )
+    mean, error = np.mean(found, axis=0), np.std(found, axis=0) / np.sqrt(len(found))
+    assert (abs(mean - 1 / len(sizes)) < 3.5 * error).all(), (mean, error)
+    assert (error < 0.02).all()
+
+
+def test_a_difference_is_seen_between_groups_of_unequal_size():
+    rng, groups, found = np.random.default_rng(5), ["a"] * 10 + ["b"] * 6, []
+    for seed in range(8):
+        x = gaussian(17, 10**4, rng)
+        shifted = x[:16] + 0.2 * x[16] * np.array([[0], [1]]).repeat([10, 6], axis=0)  # by a fifth of a norm
+        e = kernel_pca(shifted, groups=groups, kernel="linear", generator=seeded(seed), repeats=4)
+        found.append((e.centroid_accuracy, e.p_value("centroid")))
+    accuracy, p = np.mean(found, axis=0)
+    assert p < 0.02
+    assert accuracy > 0.75
 
 
 @pytest.mark.parametrize("sizes", [(12, 12), (20, 8)])
@@ -114,6 +179,51 @@ def test_p_value_counts_ties_and_the_observed_one():
     e = kernel_pca(X, groups=GROUPS, repeats=0, permutations=3)
     object.__setattr__(e, "statistics", {"norm": np.array([2.0, 1.0, 2.0, 3.0])})
     assert e.p_value("norm") == 3 / 4
+    # 0.1 + 0.2 is 0.3 but for rounding
+    object.__setattr__(e, "statistics", {"norm": np.array([0.1 + 0.2, 0.3, 0.1, 0.3 - 1e-6])})
+    assert e.p_value("norm") == 2 / 4
+
+
+def test_identical_points_within_groups_are_told_apart():
+    x = np.repeat(np.eye(4)[:2] * [[1], [2]], 4, axis=0)
+    e = kernel_pca(x, groups=list("aaaabbbb"), components=1)
+    assert e.statistics["norm"][0] == e.statistics["centroid"][0] == np.inf
+    for control in ("norm", "centroid", "kernel"):
+        p = e.p_value(control)
+        assert 1 / 1000 < p < 0.06  # 2 of 70 orders
+        assert getattr(e, f"{control}_accuracy") == 1
+
+
+def test_where_all_norms_are_equal_the_norm_tells_nothing():
+    x = np.repeat(np.eye(4)[:2], 4, axis=0)
+    e = kernel_pca(x, groups=list("aaaabbbb"), components=1)
+    assert (e.norm_accuracy, e.centroid_accuracy) == (1 / 2, 1)
+    assert np.isnan(e.p_value("norm"))
+    thirds = kernel_pca(np.eye(9), groups=list("aaabbbccc"))
+    assert thirds.norm_accuracy == pytest.approx(1 / 3)
+
+
+def test_centroids_as_far_but_for_rounding_are_a_tie():
+    """0.1, 0.2 and 0.3 on a line with their mirror image: to points at 0 both centroids are as far."""
+    x = np.array([0.1, 0.2, 0.3, -0.3, -0.1, -0.2, 0, 0])[:, None]
+    members = np.repeat(np.eye(2, dtype=bool), 3, axis=0)
+    known = np.concatenate([members, np.zeros((2, 2), dtype=bool)])
+    distance = controls._to_centroids(squares(x), known)[6:] + 1e-17 * np.eye(2)
+    assert distance[0, 0] > distance[0, 1]
+    assert distance[1, 1] > distance[1, 0]
+    assert controls._told(distance, np.eye(2, dtype=bool)) == 1 / 2
+
+
+def test_a_trajectory_is_in_one_group():
+    rng = np.random.default_rng(6)
+    runs = [rng.standard_normal((4, 5)) for _ in range(3)]
+    with pytest.raises(
+        InputError,
+        match=r"groups must be the same for all points of one trajectory, but 1@0 is in 'b' and 1@2 in 'c'; name each",
+    ):
+        kernel_pca(runs, groups=["a"] * 4 + ["b"] * 2 + ["c"] * 2 + ["b"] * 4)
+    with pytest.raises(InputError, match=r"but 0@0 is in 'early' and 0@2 in 'late'"):
+        kernel_pca(runs, groups=["early", "early", "late", "late"] * 3)
 
 
 def test_points_of_one_trajectory_stay_together():

@@ -48,11 +48,31 @@ def test_scikit_learns_transform_to_sign(kernel, components):
 def test_files_in_slices_and_one_at_a_time(tmp_path):
     fitted, new = save(tmp_path / "x", X), save(tmp_path / "new", NEW)
     found = kernel_pca(fitted, gamma=1e-4)
-    memory = 3 * 18 * 8192 * 8 + 18 * 8192 * 8
+    memory = 4 * (18 + 2) * 8192 * 8  # the first and the last fitted one are read twice
     together = project_solutions(found, fitted, new, memory=memory)
     np.testing.assert_allclose(together, project_solutions(found, X, NEW), atol=1e-12)
     for path, coordinates in zip(new, together, strict=True):
         np.testing.assert_allclose(project_solutions(found, fitted, [path]), coordinates[None], atol=1e-12)
+
+
+@pytest.mark.parametrize("other", [0, 5, 11])
+def test_another_vector_of_the_same_norm_is_another_solution(other):
+    changed = X.copy()
+    changed[other] = X[other, ::-1]
+    for kernel in ("rbf", "linear", "cosine"):
+        found = kernel_pca(X, kernel=kernel)  # pyright: ignore[reportArgumentType]
+        with pytest.raises(InputError, match=r"fitted must be .*, but the distance to (0|11) of \d+ was"):
+            project_solutions(found, changed, NEW)
+    turned, axis = X.copy(), X[0] / np.linalg.norm(X[0])
+    turned[5] = 2 * (X[5] @ axis) * axis - X[5]  # as long, and as far from the first
+    with pytest.raises(InputError, match=r"but the distance to 11 of 5 was"):
+        project_solutions(kernel_pca(X), turned, NEW)
+    swapped = X.copy()
+    swapped[[3, 4]] = (
+        X[[4, 3]] * (np.linalg.norm(X[[3, 4]], axis=1) / np.linalg.norm(X[[4, 3]], axis=1))[:, None]
+    )
+    with pytest.raises(InputError, match=r"but the distance to 0 of 3 was"):
+        project_solutions(kernel_pca(X), swapped, NEW)
 
 
 def test_solutions_that_are_all_equal_have_nowhere_to_go():

@@ -422,7 +422,97 @@ def test_recorded_gradients_are_those_of_the_batch_at_the_point(tmp_path, optimi
 def test_a_gradient_that_no_one_evaluated_is_missing(tmp_path):
     record = Recording(tmp_path, gradients="sketch")
     fit(PROBLEM, RESUMED["nso"][1], epochs=2, record=record, show_progress=False)
-    assert [len(point.sketch) for point in Trajectory(tmp_path)] == [0, 0, 0]
+    found = Trajectory(tmp_path)
+    assert [len(point.sketch) for point in found] == [0, 0, 0]
+    assert np.isnan(found.batch_losses).all()  # what NSO says is the mean at θ ± U
+    assert found.rates[:2].tolist() == [0.1, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "rates"),
+    [
+        (LBFGS, [np.nan] * 3),
+        (lambda p: SmoothedPerturbation(p, 0.05, 0.05), [0.05, 0.05, np.nan]),
+        (lambda p: SmoothedPerturbation(p, 0.05, 0.05, descent_lr=0.01), [np.nan] * 3),
+    ],
+)
+def test_a_rate_that_the_optimizer_chose_and_does_not_say_is_missing(tmp_path, optimizer, rates):
+    solution = fit(PROBLEM, optimizer, epochs=2, record=tmp_path, show_progress=False)
+    np.testing.assert_array_equal(Trajectory(tmp_path).rates, rates)
+    np.testing.assert_array_equal(solution.tail_lr, rates[:2])
+    np.testing.assert_array_less(0, Trajectory(tmp_path).batch_losses[:2])
+
+
+def falling(power: int):
+    return lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda e: 1 / (1 + e) ** power)
+
+
+@pytest.mark.parametrize("optimizer", [sgd, lambda p: NSO(torch.optim.SGD(p, lr=0.1)), lambda p: E(sgd(p))])
+def test_schedules_are_told_apart_by_their_rates(tmp_path, optimizer):
+    how = {"epochs": 3, "show_progress": False}
+    alone = fit(PROBLEM, optimizer, schedule=falling(1), **how)
+    same_records(alone, fit(PROBLEM, optimizer, schedule=falling(1), record=tmp_path, **how))
+    with pytest.raises(
+        InputError, match=r"with rates=\[\[0.1\], \[0.05\], .*, which this call has as \[\[0.1\], \[0.0125"
+    ):
+        fit(PROBLEM, optimizer, schedule=falling(3), record=tmp_path, **how)
+
+
+def test_looking_at_a_schedule_draws_nothing_random(tmp_path):
+    def at_random(optimizer):
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: float(torch.rand(())))
+
+    how = {"schedule": at_random, "epochs": 3, "show_progress": False}
+    same_records(fit(NORMALIZED, sgd, **how), fit(NORMALIZED, sgd, record=tmp_path, **how))
+
+
+def test_a_run_that_has_ended_is_held_to_its_recording_and_checkpoints(tmp_path):
+    how = {"epochs": 2, "show_progress": False}
+    solution = fit(PROBLEM, sgd, record=tmp_path, **how)
+    with pytest.raises(InputError, match="recorded with every=1, which this recording has as 7"):
+        fit(PROBLEM, sgd, record=Recording(tmp_path, every=7), **how)
+    same_records(solution, fit(PROBLEM, sgd, record=Recording(tmp_path, budget=10**8), **how))
+    for name in ("step-00000002.npz", "step-00000000.npz"):
+        (tmp_path / name).unlink()
+        with pytest.raises(
+            InputError, match=rf"whose checkpoints are gone \({name} is not there\); bring them back"
+        ):
+            fit(PROBLEM, sgd, record=tmp_path, **how)
+
+
+def test_a_killed_run_whose_checkpoints_are_gone_is_refused(tmp_path):
+    record = Recording(tmp_path, state_every=0)
+    for steps in (0, 2):  # at first there is none to miss
+        with pytest.raises(Killed):
+            fit(PROBLEM, killed_after(steps, sgd), epochs=4, record=record, show_progress=False)
+    for file in Trajectory(tmp_path).files:
+        file.unlink()
+    with pytest.raises(InputError, match=r"gone \(step-00000000.npz is not there\)"):
+        fit(PROBLEM, sgd, epochs=4, record=record, show_progress=False)
+
+
+def test_two_runs_do_not_record_in_one_directory(tmp_path):
+    def meddle(params):
+        made = sgd(params)
+        made.register_step_pre_hook(
+            lambda *_: fit(PROBLEM, sgd, epochs=2, record=tmp_path, show_progress=False)
+        )
+        return made
+
+    with pytest.raises(InputError, match=r"another run is recorded in .* just now; wait for its end"):
+        fit(PROBLEM, meddle, epochs=2, record=tmp_path, show_progress=False)
+    fit(PROBLEM, sgd, epochs=2, record=tmp_path, show_progress=False)  # free again
+    assert Trajectory(tmp_path).steps.tolist() == [0, 1, 2]
+
+
+def test_a_state_that_was_being_written_is_removed(tmp_path):
+    record = Recording(tmp_path, state_every=0)
+    with pytest.raises(Killed):
+        fit(PROBLEM, killed_after(1, sgd), epochs=3, record=record, show_progress=False)
+    half = tmp_path / ".state.pt.123.part"
+    half.write_bytes(b"half")
+    fit(PROBLEM, sgd, epochs=3, record=record, show_progress=False)
+    assert not half.exists()
 
 
 def test_divergence_while_recording_is_survived_and_said(tmp_path):
@@ -448,6 +538,10 @@ def test_divergence_while_recording_is_survived_and_said(tmp_path):
         ({"schedule": cosine}, "with schedule=None, which this call has as 'CosineAnnealingLR"),
         ({"optimizer": lambda p: torch.optim.SGD(p, lr=0.2, momentum=0.9)}, "with optimizer='SGD"),
         ({"problem": replace(PROBLEM, test=None)}, "with problem='"),
+        (
+            {"optimizer": lambda p: sgd(list(p)[:2])},
+            r"with optimized=\[\['0.weight', '0.bias', '2.weight', '2.bias'\]\], which this call has as \[\['0.weight'",
+        ),
     ],
 )
 def test_going_on_with_other_arguments_is_refused(tmp_path, changed, message):

@@ -1,6 +1,7 @@
 """Outputs on probe examples against plain forward passes, and embeddings that see functions rather than weights."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -129,6 +130,101 @@ def test_classes_before_pixels_and_single_outputs():
     np.testing.assert_allclose(outputs(binary, one, split="train", kind="logits"), z.numpy(), rtol=1e-12)
 
 
+def mean_squares(z: Tensor, target: Tensor) -> Tensor:
+    return (z - target).square().mean()
+
+
+X = torch.randn(16, 5, generator=torch.Generator().manual_seed(2))
+YES = (X[:, :3] > 0).float()
+CLASS = X[:, :3].argmax(dim=1)
+F = nn.functional
+
+
+@pytest.mark.parametrize(
+    ("loss", "target"),
+    [
+        (F.binary_cross_entropy_with_logits, YES),
+        (nn.BCEWithLogitsLoss(pos_weight=torch.tensor([1.0, 2, 3])), YES),
+        (partial(F.binary_cross_entropy_with_logits, reduction="sum"), YES),
+        (lambda z, t: F.binary_cross_entropy_with_logits(z, t.to(z.dtype)), YES.long()),
+        (lambda z, t: F.softplus(-(2 * t - 1) * z).mean(), 0.1 + 0.8 * YES),
+    ],
+)
+def test_every_output_that_is_a_yes_or_no_has_a_sigmoid(loss, target):
+    problem = Problem("labels", lambda: nn.Linear(5, 3), loss, (X, target))
+    one = solution(problem, 0)
+    z = forward(problem, one, X)
+    found = outputs(problem, one, split="train")
+    np.testing.assert_allclose(found, z.sigmoid().numpy(), rtol=1e-12)
+    np.testing.assert_array_equal(outputs(problem, one, split="train", kind="logits"), z.numpy())
+
+
+@pytest.mark.parametrize(
+    ("model", "loss", "target"),
+    [
+        (lambda: nn.Linear(5, 3), F.cross_entropy, CLASS),
+        (lambda: nn.Linear(5, 3), F.cross_entropy, YES),
+        (lambda: nn.Linear(5, 3), nn.CrossEntropyLoss(label_smoothing=0.1), CLASS),
+        (lambda: nn.Linear(5, 3), lambda z, t: F.nll_loss(z.log_softmax(1), t), CLASS),
+        (lambda: nn.Sequential(nn.Linear(5, 3), nn.LogSoftmax(1)), F.nll_loss, CLASS),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_classes_have_a_softmax(model, loss, target, dtype):
+    problem = Problem("classes", model, loss, (X, target), batch_size=7)
+    one = solution(problem, 0)
+    z = forward(problem, one, X)
+    found = outputs(problem, one, split="train", dtype=dtype)
+    np.testing.assert_allclose(found, z.softmax(1).numpy(), rtol=1e-5 if dtype == torch.float32 else 1e-12)
+
+
+@pytest.mark.parametrize("kind", ["probabilities", "logits"])
+@pytest.mark.parametrize(
+    ("loss", "target"),
+    [
+        (F.mse_loss, YES),
+        (mean_squares, YES),
+        (mean_squares, X[:, :3]),
+        (F.l1_loss, YES),
+        (nn.SmoothL1Loss(), X[:, :3]),
+        (lambda z, t: mean_squares(z, F.one_hot(t, 3)), CLASS),
+        (lambda z, t: F.binary_cross_entropy(z, t), YES),
+    ],
+)
+def test_a_loss_of_no_classification_has_neither(loss, target, kind):
+    bounded = loss.__class__ is not nn.SmoothL1Loss
+    problem = Problem(
+        "plain",
+        lambda: nn.Sequential(nn.Linear(5, 3), nn.Sigmoid() if bounded else nn.Identity()),
+        loss,
+        (X, target),
+    )
+    one = solution(problem, 0)
+    with pytest.raises(
+        InputError, match=rf"kind must be 'raw' for 'plain', whose loss is no classification's, got '{kind}'"
+    ):
+        outputs(problem, one, split="train", kind=kind)
+    assert outputs(problem, one, split="train", kind="raw").shape == (16, 3)
+
+
+def test_logits_beside_real_targets_have_neither():
+    problem = Problem("scores", Scores, None, {"inputs": X, "labels": X[:, :3]})
+    with pytest.raises(
+        InputError, match=r"kind must be 'raw' for 'scores', whose loss is no classification's"
+    ):
+        outputs(problem, solution(problem, 0), split="train")
+
+
+class Scores(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(5, 3)
+
+    def forward(self, inputs: Tensor, labels: Tensor) -> dict[str, Any]:
+        z = self.inner(inputs)
+        return {"loss": F.mse_loss(z, labels), "logits": z}
+
+
 def permuted(one: Solution, order: list[int]) -> Solution:
     """Another order of the four hidden units of the problem without normalization."""
     parts = {n: one.theta[a : a + s] for n, a, s in zip(
@@ -175,6 +271,10 @@ def test_function_embedding_is_kernel_pca_of_flattened_outputs(tmp_path):
     np.testing.assert_array_equal(way.coordinates, found.coordinates)
     np.testing.assert_array_equal(way.trajectory, [0, 0, 0, -1, -1])
     assert way.labels == ("a/0@0", "a/0@1", "a/0@2", "b/3", "a/4")
+    np.testing.assert_array_equal(way.steps, [0, 1, 2, np.nan, np.nan])
+    run = Trajectory(tmp_path / "run")
+    twice = function_embedding(PROBLEM, [run, points[3], run], count=12)
+    np.testing.assert_array_equal(twice.trajectory, [0, 0, 0, -1, 1, 1, 1])
 
 
 def test_bad_input_says_what_to_do():
@@ -191,8 +291,10 @@ def test_bad_input_says_what_to_do():
         probe_index(PROBLEM, "test", 31, generator=torch.Generator())
     with pytest.raises(InputError, match=r"sgd/0 has other parameters than the model of its problem"):
         outputs(own_problem.small(), one)
-    squares = replace(PROBLEM, loss_fn=nn.functional.mse_loss)
-    with pytest.raises(InputError, match=r"kind must be 'raw' for 'small', whose loss is least squares"):
+    squares = replace(PROBLEM, loss_fn=lambda z, _: z.square().mean())
+    with pytest.raises(
+        InputError, match=r"kind must be 'raw' for 'small', whose loss is no classification's"
+    ):
         outputs(squares, one)
     with pytest.raises(InputError, match=r"outputs of sgd/0 on the test data must be finite"):
         outputs(PROBLEM, replace(one, theta=1e308 * np.sign(one.theta)))

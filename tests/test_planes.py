@@ -22,6 +22,8 @@ from landscape import (
     scan,
 )
 from landscape.directions import random_direction
+from landscape.frames import Frame
+from landscape.planes import spanning_steps
 
 P = 40
 
@@ -122,15 +124,78 @@ def test_the_frame_is_garipovs():
     assert tuple(plane.marks) == ("w1", "w2", "w3")
 
 
+ON_LINE = "the points span no plane: to rounding they lie on one line"
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("kept_as", ["tensor", "float64 array"])
+@pytest.mark.parametrize("near", [1.0, 1e-3])
+def test_points_on_a_line_span_no_plane(dtype, kept_as, near):
+    """Rounded points of a line lie off it by rounding, of what they were computed in; the nearer b is to a, the further is c."""
+    start, direction = points(2)
+    theta = torch.stack([start + s * direction for s in (0, near, 0.3, 2.1, 1.4)]).to(dtype)
+    given: Any = theta if kept_as == "tensor" else theta.numpy().astype(np.float64)
+    with pytest.raises(InputError, match=ON_LINE):
+        plane_of(given)
+    for third in given[2:]:
+        with pytest.raises(InputError, match=ON_LINE):
+            plane_through(given[0], given[1], third)
+
+
+@pytest.mark.parametrize(("dtype", "off"), [(torch.float64, 1e-12), (torch.float32, 1e-4)])
+def test_points_a_little_off_a_line_span_a_plane(dtype, off):
+    a, direction, w = points(3)
+    a, b, c = (p.to(dtype) for p in (a, a + direction, a + 0.4 * direction + off * w))
+    plane = plane_through(a, b, c)
+    assert abs(float(plane.d1 @ plane.d2)) <= 1e-15
+    assert plane_of(torch.stack([a, b, c])).steps2.abs().max() > off
+
+
+def test_the_plane_of_a_record_of_points_on_a_line_is_refused():
+    @dataclass
+    class PCA:
+        center: np.ndarray
+        directions: np.ndarray
+        coordinates: np.ndarray
+
+    q = torch.linalg.qr(torch.stack(points(2)).T)[0].T.numpy()
+    center, away = points(1, seed=4)[0].numpy(), np.linspace(-3, 2, 7)
+    for about, rounding in ((center, 1e-15), (center.astype(np.float32).astype(np.float64), 1e-7)):
+        along = PCA(about, q, np.stack([away, rounding * np.cos(9 * away)], axis=1))
+        with pytest.raises(InputError, match=ON_LINE):
+            plane_of(along)
+    assert plane_of(PCA(center, q, along.coordinates)).steps2.abs().max() < 1e-6  # of float64, that is known
+
+
 def test_points_that_span_no_plane_are_refused():
     a, b, c = points(3)
-    with pytest.raises(InputError, match="the three points lie on one line"):
-        plane_through(a, b, a + 0.3 * (b - a))
     for same in ((a, a, c), (a, b, a), (a, b, b)):
         with pytest.raises(InputError, match="two of the points are the same"):
             plane_through(*same)
     with pytest.raises(InputError, match=r"a grid needs points ≥ 3 and margin ≥ 0, got 2 and 0\.2"):
         plane_through(a, b, c, points=2)
+
+
+@pytest.mark.parametrize(
+    ("sign", "margin", "count", "most"),
+    [(1, 0.2, 8, 6), (-1, 0.2, 8, 6), (-1, 0.1, 13, 11), (1, 0.2, 15, 12)],
+)
+def test_a_grid_ends_at_what_is_a_step_but_for_rounding(sign, margin, count, most):
+    """A margin of one step or two: low/spacing is −1.0000000000000002, which is no reason for one more."""
+    coordinates = sign * torch.tensor([0.0, 3.0], dtype=torch.float64)
+    steps = sign * spanning_steps(coordinates, count, margin)
+    ends = sorted(
+        (round(float(steps[0] / steps.diff()[0].abs())), round(float(steps[-1] / steps.diff()[0].abs())))
+    )
+    assert len(steps) == count
+    assert ends == [most + 1 - count, most]
+
+
+def test_a_line_ends_at_what_is_a_step_but_for_rounding():
+    """.28 · 25 = 7.000000000000001 in floating point, which is no reason for one more at both ends."""
+    steps = line_between(*points(2), points=40, beyond=0.28).steps
+    assert len(steps) == 25 + 1 + 2 * 7
+    assert float(steps[0]) == pytest.approx(-0.28, rel=1e-15)
 
 
 # planes of points, and at random
@@ -202,6 +267,34 @@ def test_a_random_plane_is_two_random_directions(orthogonal):
 
 
 # projections
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_point_lies_on_the_span_of_nearly_parallel_directions(seed):
+    """In two dimensions the span is everything: one pass leaves a distance of 1e-7."""
+    generator = torch.Generator().manual_seed(seed)
+    origin, d1, away, theta = torch.randn(4, 2, generator=generator, dtype=torch.float64)
+    d2 = d1 + 1e-6 * away
+    coordinates, distance, reach = Frame(origin, d1, d2).place(origin + 1e3 * theta)
+    assert reach == pytest.approx(1e3 * float(theta.norm()), rel=1e-12)
+    assert distance <= 1e-11
+    again = coordinates[0] * d1 + coordinates[1] * d2
+    assert float((again - 1e3 * theta).norm()) <= 1e-15 * np.abs(coordinates).max() * 10
+
+
+@pytest.mark.parametrize("angle", [0.3, 2.0])
+@pytest.mark.parametrize("signs", [(1, 1), (-1, 1), (1, -1)])
+def test_the_norm_within_a_span_is_that_of_the_projection(angle, signs):
+    """Of directions at an acute and at an obtuse angle, against a basis found another way."""
+    d1, other = points(2)
+    d1 = d1 / d1.norm()
+    other = other - (other @ d1) * d1
+    d1, d2 = signs[0] * 3 * d1, signs[1] * (np.cos(angle) * d1 + np.sin(angle) * other / other.norm())
+    vectors = torch.stack(points(5, seed=8))
+    basis = torch.linalg.svd(torch.stack([d1, d2]), full_matrices=False)[2]
+    slopes = (vectors @ torch.stack([d1, d2]).T).numpy()
+    expected = (vectors @ basis.T).norm(dim=1).numpy()
+    np.testing.assert_allclose(Frame(points(1)[0], d1, d2).norm_within(slopes), expected, rtol=1e-12)
 
 
 def test_a_projection_is_the_least_squares_one():

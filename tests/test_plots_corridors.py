@@ -12,6 +12,7 @@ from matplotlib.patches import Rectangle
 import landscape.plots as plots
 from analysis import corridor, corridor_map
 from landscape import Objective, Plane
+from landscape.plots.scans import even_levels, log_levels
 from landscape.results import Corridor, CorridorNoise
 
 VALUES = torch.tensor([4.0, 0.01], dtype=torch.float64)
@@ -81,6 +82,17 @@ def test_map_of_kappa_with_its_boundary(rate: float | None):
         np.testing.assert_allclose(np.linalg.norm(path.vertices, axis=1), 1, rtol=0.01)
         assert "κ = 0.1" in ax.get_title(loc="left")
     assert ax.get_xlabel() == "step along d₁"
+
+
+@pytest.mark.parametrize("low", [1.0, 0.0, -1.0])
+def test_contours_of_losses_are_spaced_as_those_of_surfaces(low: float):
+    eye, steps = torch.eye(2, dtype=torch.float64), torch.linspace(-2, 2, 21)
+    plane = Plane(torch.zeros(2, dtype=torch.float64), eye[0], eye[1], steps, steps)
+    field = corridor_map(Objective([lambda theta: theta @ theta + low], 2), plane)
+    ax = plots.plot_corridor_map(field)
+    losses = [cast(Any, c) for c in ax.collections if isinstance(c, QuadContourSet)][1]
+    spaced = even_levels if low < 0 else log_levels
+    np.testing.assert_array_equal(losses.levels, spaced([field.loss], 10))
 
 
 def test_noise_with_bands():

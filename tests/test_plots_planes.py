@@ -1,5 +1,6 @@
 """Pictures of planes, trajectories and their topology hold the records' numbers."""
 
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -43,10 +44,10 @@ def topology() -> Topology:
         value="loss",
         label="",
         steps1=np.arange(5.0),
-        steps2=np.arange(2.0),
+        steps2=np.arange(3.0),
         births=np.array([-3.0, -2, -1, 0]),
         deaths=np.array([np.inf, 5, 2, np.inf]),
-        minima=np.array([[0, 0], [4, 0], [2, 0], [4, 1]]),
+        minima=np.array([[1, 1], [4, 0], [2, 1], [4, 1]]),
         saddles=np.array([[-1, -1], [1, 0], [3, 0], [-1, -1]]),
         parents=np.array([-1, 0, 1, -1]),
         birth_errors=np.full(4, 0.1),
@@ -65,6 +66,19 @@ def topology() -> Topology:
 
 def scatters(ax: Axes) -> list[PathCollection]:
     return [c for c in ax.collections if isinstance(c, PathCollection)]
+
+
+def hollow(points: PathCollection) -> list[bool]:
+    """Whether each is white with its colour around it, rather than the reverse."""
+    count, white = len(np.asarray(points.get_offsets())), np.ones(4)
+    face, edge = (np.broadcast_to(c, (count, 4)) for c in (points.get_facecolor(), points.get_edgecolor()))
+    found = [bool((f == white).all()) for f in face]
+    assert found == [bool((e != white).any()) for e in edge]
+    return found
+
+
+def legend_of(ax: Axes) -> list[str]:
+    return [t.get_text() for t in cast(Any, ax.get_legend()).get_texts()]
 
 
 def texts(ax: Axes) -> list[str]:
@@ -198,6 +212,12 @@ def test_the_persistence_diagram_holds_births_and_deaths():
     last = np.asarray(lasting.get_offsets())
     np.testing.assert_array_equal(last[:, 0], [-3, 0])
     assert (last[:, 1] > 5).all()
+    assert hollow(dying) == [True, False]
+    assert hollow(lasting) == [False, True]
+    assert "minima on the edge" in legend_of(ax)
+    inside = replace(topology(), minima=np.ones((4, 2), dtype=int))
+    assert not any(map(any, map(hollow, scatters(plots.plot_persistence(inside))[:2])))
+    assert "minima on the edge" not in legend_of(plots.plot_persistence(inside))
 
 
 def test_the_merge_tree_has_a_branch_a_minimum_and_no_crossings():
@@ -213,6 +233,11 @@ def test_the_merge_tree_has_a_branch_a_minimum_and_no_crossings():
             x = places[given.parents[i], 0]
             np.testing.assert_array_equal(branch[1:], [[places[i, 0], given.deaths[i]], [x, given.deaths[i]]])
     assert {line.get_color() for line in ax.lines} == {"red"}
+    assert hollow(scatters(ax)[0]) == [False, True, False, True]
+    assert ax.get_xlabel() == "hollow: on the edge of the grid"
+    inside = replace(given, minima=np.ones((4, 2), dtype=int))
+    assert plots.plot_merge_tree(inside).get_xlabel() == ""
+    cast(Any, ax.figure).canvas.draw()
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -227,7 +252,8 @@ def test_no_branch_crosses_another(seed):
         deaths[i] = min(rng.uniform(2, 9), deaths[parents[i]])  # children die before their parents
     empty = topology()
     fields = {name: getattr(empty, name) for name in empty.__dict__}
-    given = Topology(**(fields | {"births": births, "deaths": deaths, "parents": parents}))
+    tree = {"births": births, "deaths": deaths, "parents": parents, "minima": np.ones((m, 2), dtype=int)}
+    given = Topology(**(fields | tree))
     places = np.asarray(scatters(plots.plot_merge_tree(given))[0].get_offsets())[:, 0]
     for i in range(1, m):
         low, high = sorted((places[i], places[parents[i]]))

@@ -82,8 +82,15 @@ class Run:
         lengths = [float(np.linalg.norm(b - a)) for a, b in zip(self.thetas, self.thetas[1:], strict=False)]
         return np.cumsum([0.0, *lengths])
 
+    def killed(self) -> Run:
+        """Its directory is free, as if its process had gone."""
+        self.recorder._files.lock.release()
+        return self
+
     def copy_going_on(self, **settings) -> Run:
-        """The same run in a model and an optimizer made anew, as from a user's own checkpoint."""
+        """The same run, killed, in a model and an optimizer made anew, as from a user's own checkpoint."""
+        if hasattr(self, "recorder"):
+            self.killed()
         other = object.__new__(Run)
         other.__dict__.update(copy.deepcopy({k: v for k, v in vars(self).items() if k != "recorder"}))
         other.recorder = Recorder(
@@ -259,7 +266,7 @@ def test_a_run_that_goes_on_records_as_if_it_had_never_stopped(tmp_path, stop, c
     if closed:
         run.recorder.close()
     else:
-        run.steps(6)  # beyond the user's own checkpoint, then killed
+        run.steps(6).killed()  # beyond the user's own checkpoint
     again = saved.copy_going_on(start=position if exact else stop)
     again.steps(60 - stop)
     again.recorder.close()
@@ -286,7 +293,7 @@ run.steps(20)
 if where == "write":
     os.replace = lambda *_: os._exit(9)
 elif where == "thin":
-    thinning.Thinned._remove = lambda self, steps: (self.file(max(steps)).unlink(), os._exit(9))
+    thinning.Thinned._remove = lambda self, steps: steps and (self.file(max(steps)).unlink(), os._exit(9))
 run.steps(40)
 os._exit(9)
 """
@@ -312,7 +319,8 @@ def test_a_killed_run_leaves_a_readable_trajectory_that_can_go_on(tmp_path, wher
     reference = Run(tmp_path / "reference", budget=budget).steps(61)
     reference.recorder.close()
     same(contents(tmp_path / "reference"), contents(tmp_path / "killed"))
-    assert not list(again.directory.glob(".*"))  # what the killed process was writing is gone
+    # What the killed process was writing is gone.
+    assert [file.name for file in again.directory.glob(".*")] == [".recording.lock"]
 
 
 def test_a_smaller_budget_thins_what_is_there(tmp_path):
@@ -325,7 +333,7 @@ def test_a_smaller_budget_thins_what_is_there(tmp_path):
 
 
 def test_what_cannot_be_gone_on_with_is_refused(tmp_path):
-    run = Run(tmp_path, label="sgd").steps(3)
+    run = Run(tmp_path, label="sgd").steps(3).killed()
     go_on = {"label": "sgd", "start": 3}
     with pytest.raises(InputError, match=r"already holds a trajectory of 3 checkpoints; .* give start="):
         Recorder(tmp_path, run.model, label="sgd")
@@ -338,6 +346,105 @@ def test_what_cannot_be_gone_on_with_is_refused(tmp_path):
     with pytest.raises(InputError, match="holds a trajectory of another model"):
         Recorder(tmp_path, network(width=5), **go_on)
     assert Trajectory(tmp_path).steps.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("stop", [10, 11, 12])
+@pytest.mark.parametrize("capacity", [4, 5, 50])
+def test_going_on_with_a_number_keeps_the_end_that_is_there_until_the_next_point(tmp_path, stop, capacity):
+    how = {"every": 3, "budget": budget_for(tmp_path / "size", capacity, every=3)}
+    whole = Run(tmp_path / "whole", **how).steps(25)
+    whole.recorder.close()
+    run = Run(tmp_path / "parts", **how).steps(stop)
+    run.recorder.close()
+    there = Trajectory(run.directory).steps.tolist()
+    again = run.copy_going_on(start=stop)
+    assert Trajectory(run.directory).steps.tolist() == there
+    assert again.recorder.position["travelled"] == pytest.approx(run.travelled[-1], rel=1e-14)
+    assert again.recorder.position["epoch"] == stop / 4
+    if stop != 12:  # the next point belongs at 12
+        again.steps(12 - stop)
+        assert Trajectory(run.directory).steps.tolist() == there
+    again.steps(25 - again.done).recorder.close()
+    found, expected = Trajectory(run.directory), Trajectory(whole.directory)
+    assert found.steps.tolist() == expected.steps.tolist()
+    np.testing.assert_allclose(found.travelled, expected.travelled, rtol=1e-14)
+    assert max(again.most_bytes, held_bytes(again.directory)) <= how["budget"]
+
+
+def test_closing_where_no_further_point_belongs_stays_within_the_budget(tmp_path, monkeypatch):
+    budget = budget_for(tmp_path / "size", 4, every=3)
+    run = Run(tmp_path / "a", every=3, budget=budget).steps(11)  # 0, 3, 6, 9: full
+    run.recorder.close()
+    again = run.copy_going_on(start=11)
+    assert Trajectory(run.directory).steps.tolist() == [0, 3, 6, 9, 11]
+    files, replace = [], os.replace
+    monkeypatch.setattr(
+        os, "replace", lambda a, b: (files.append(len(list(Path(b).parent.glob("*step-*")))), replace(a, b))
+    )
+    again.steps(1).recorder.close()
+    assert Trajectory(run.directory).steps.tolist() == [0, 3, 6, 9, 12]
+    assert max(files) == 5  # four and the last, as the budget is counted
+
+
+def test_a_model_that_is_elsewhere_is_refused(tmp_path):
+    run = Run(tmp_path).steps(5)
+    run.recorder.close()
+    files = sorted(file.name for file in tmp_path.glob("step-*"))
+    apart = float(np.linalg.norm(theta_of(network()) - run.thetas[3]))
+    message = (
+        rf"not at step 3 of the trajectory in .* \(it lies {apart:.3g} from there\): load its state first"
+    )
+    for start in (3, {"step": 3, "epoch": 0.75, "travelled": 1.0}):
+        with pytest.raises(InputError, match=message):
+            Recorder(tmp_path, network(), start=start)
+    assert sorted(file.name for file in tmp_path.glob("step-*")) == files  # nothing was removed
+    Recorder(tmp_path, Trajectory(tmp_path).checkpoint(3).load_into(network()), start=3).close()
+    assert Trajectory(tmp_path).steps.tolist() == [0, 1, 2, 3]
+
+
+def test_a_directory_has_one_recorder_at_a_time(tmp_path):
+    run = Run(tmp_path).steps(2)
+    with pytest.raises(InputError, match=r"another run is recorded in .* just now; wait for its end, close"):
+        Recorder(tmp_path, run.model, start=2)
+    code = f"from test_recording import *; Recorder({str(tmp_path)!r}, network(), start=2)"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=TESTS)
+    assert "another run is recorded in" in other.stderr
+    run.recorder.close()
+    with pytest.raises(InputError, match="already holds a trajectory of 3") as refused:
+        Recorder(tmp_path, run.model)
+    Recorder(tmp_path, run.model, start=2)  # neither a refusal nor a recorder that was dropped holds it
+    Recorder(tmp_path, run.model, start=2).close()
+    assert refused
+    assert Trajectory(tmp_path).steps.tolist() == [0, 1, 2]
+
+
+def test_a_directory_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"file cannot be written .*; choose another directory"):
+        Recorder(tmp_path / "file", network())
+
+
+@pytest.mark.parametrize("line_search", [None, "strong_wolfe"])
+def test_a_rate_that_a_line_search_chose_is_missing(tmp_path, line_search):
+    model = network()
+    optimizer = torch.optim.LBFGS(model.parameters(), line_search_fn=line_search)
+    with Recorder(tmp_path, model, optimizer) as recorder:
+        recorder.step(1.0)
+        recorder.step(1.0, rate=0.5)
+    np.testing.assert_array_equal(Trajectory(tmp_path).rates, [np.nan, 0.5, np.nan])
+
+
+def test_a_loss_that_is_held_is_that_of_the_point(tmp_path):
+    model = network()
+    recorder = Recorder(tmp_path, model)
+    recorder.hold_gradient(torch.tensor(0.25))
+    recorder.hold_gradient(0.5)  # the first one stays
+    for told in (None, None, 2.0):
+        with torch.no_grad():
+            next(model.parameters()).add_(0.1)
+        recorder.hold_gradient(1.0)  # no longer at θ_t
+        recorder.step(told)
+    np.testing.assert_array_equal(Trajectory(tmp_path).batch_losses, [0.25, np.nan, 2.0])
 
 
 @pytest.mark.parametrize(

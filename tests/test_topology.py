@@ -197,6 +197,43 @@ def test_the_error_stated_bounds_that_of_parabolas():
     assert max(shares) > 0.8
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_the_error_stated_is_the_most_that_half_a_step_can_add(seed):
+    """max ½ δᵀHδ over |δᵢ| ≤ ½, at a corner, of convex parabolas: second differences are exact."""
+    h = np.random.default_rng(seed).normal(size=(2, 2))
+    h = h @ h.T + 0.1 * np.eye(2)
+    x, y = np.meshgrid(np.arange(-6, 7.0), np.arange(-6, 7.0), indexing="ij")
+    found = topology(of(0.5 * (h[0, 0] * x**2 + h[1, 1] * y**2) + h[0, 1] * x * y))
+    corners = np.array([[0.5, 0.5], [0.5, -0.5]])
+    assert found.birth_errors[0] == pytest.approx(max(0.5 * d @ h @ d for d in corners), rel=1e-12)
+    assert not found.on_edge[0]
+
+
+def test_the_deepest_minimum_counts_whatever_its_error_is():
+    found = topology(of([[3, 2, np.nan], [4, 0, np.nan], [5, 6, 7]]))
+    assert found.birth_errors.tolist() == [np.inf]
+    np.testing.assert_array_equal(found.significant().births, [0])
+    np.testing.assert_array_equal(found.significant(np.inf).births, [0])
+
+
+def test_minima_on_the_edge_are_told():
+    values = np.full((5, 6), 9.0)
+    for i, (at, depth) in enumerate({(2, 3): -1, (0, 2): -2, (4, 4): -3, (2, 0): -4, (1, 5): -5}.items()):
+        values[at] = depth + 0.1 * i
+    found = topology(of(values))
+    inside = (found.minima == [2, 3]).all(axis=1)
+    assert len(found.births) == 5
+    np.testing.assert_array_equal(found.on_edge, ~inside)
+    np.testing.assert_array_equal(found.significant(9.5).on_edge, found.on_edge[found.persistence > 9.5])
+    rough = roughness(of(values), persistence=1.0)
+    assert (rough.minima, rough.edge_minima) == (1, 4)
+
+
+def test_a_slope_has_no_minimum_but_that_of_its_edge():
+    rough = roughness(surface(lambda x, y: x + 0.3 * y))
+    assert (rough.minima, rough.edge_minima) == (0, 1)
+
+
 def test_what_is_not_finite_is_in_no_sublevel_set():
     values = np.array([[0, 5, 1, np.nan, -1], [9, np.inf, 7, np.nan, 3], [9, 9, 9, np.inf, 8]])
     found = topology(of(values))
@@ -236,7 +273,8 @@ def test_records_are_saved_and_other_values_taken(tmp_path):
         np.testing.assert_array_equal(getattr(kept, name), getattr(found, name))
     assert (kept.value, kept.about) == ("test loss", {"seed": 1})
     rough = roughness(record, value="test loss", persistence=0.1)
-    assert load(rough.save(tmp_path / "roughness.npz")).minima == len(found.significant(0.1).births)
+    again = load(rough.save(tmp_path / "roughness.npz"))
+    assert again.minima + again.edge_minima == len(found.significant(0.1).births)
     assert rough.threshold == 0.1
 
 
@@ -247,12 +285,13 @@ def test_records_are_saved_and_other_values_taken(tmp_path):
 def test_a_quadratic_bowl_is_not_rough(seed):
     rng = np.random.default_rng(seed)
     a = rng.normal(size=(2, 2))
-    a, b = a @ a.T, rng.normal(size=2)
+    a = a @ a.T
+    b = -2 * a @ rng.uniform(-1.5, 1.5, 2)  # its minimum is inside of the grid
     found = roughness(
         surface(lambda x, y: 7 + b[0] * x + b[1] * y + a[0, 0] * x**2 + 2 * a[0, 1] * x * y + a[1, 1] * y**2)
     )
     assert found.misfit == pytest.approx(0, abs=1e-14)
-    assert (found.minima, found.convex, found.nonconvex) == (1, 1, 0)
+    assert (found.minima, found.edge_minima, found.convex, found.nonconvex) == (1, 0, 1, 0)
 
 
 def test_a_saddle_is_nowhere_convex_and_a_valley_is():
@@ -260,6 +299,28 @@ def test_a_saddle_is_nowhere_convex_and_a_valley_is():
     assert roughness(surface(lambda x, y: 3 * x * y)).nonconvex == 1
     assert roughness(surface(lambda x, y: (x + y) ** 2)).nonconvex == 0
     assert roughness(surface(lambda x, y: 0 * x)).misfit == 0
+
+
+@pytest.mark.parametrize("reach", [1.0, 0.03, 0.01])
+@pytest.mark.parametrize("offset", [0.0, 5.0])
+def test_a_bowl_computed_in_single_precision_is_convex(reach, offset):
+    generator = torch.Generator().manual_seed(0)
+    theta, d1, d2, weights = torch.randn(4, 50, generator=generator)
+    bowl = Objective([lambda t: offset + (weights.abs() * t**2).mean()], 50, dtype=torch.float32)
+    steps = torch.linspace(-reach, reach, 41, dtype=torch.float64)
+    record = scan(bowl, Plane(theta, d1, d2, steps, steps), engine="loop")
+    assert roughness(record).nonconvex == 0
+    between = (record.loss[1:] + record.loss[:-1]) / 2 * (1 + 1e-12)  # no float32 numbers, but as rough
+    said = {"objective": {"dtype": "torch.float32"}}
+    smooth = Surface(steps1=record.steps1[1:], steps2=record.steps2, loss=between, about=said)
+    assert roughness(smooth).nonconvex == 0
+    saddle = Objective([lambda t: offset + (weights * t**2).mean()], 50, dtype=torch.float32)
+    assert (
+        roughness(
+            scan(saddle, Plane(0 * theta, weights.clamp(max=0), d2, steps * 100, steps * 100))
+        ).nonconvex
+        > 0.9
+    )
 
 
 def test_roughness_is_what_it_says_it_is():
@@ -284,7 +345,7 @@ def test_roughness_is_what_it_says_it_is():
     tree = topology(record)
     dims = tree.persistence[1:].sum() + tree.loop_persistence.sum()
     assert found.total_persistence == pytest.approx(dims / np.ptp(f), rel=1e-13)
-    assert found.minima == len(tree.significant().births) > 1
+    assert found.minima == (~tree.significant().on_edge).sum() > 1
 
 
 def test_missing_values_are_left_out_of_roughness():
@@ -343,6 +404,38 @@ def test_an_eigenvector_plane_of_a_reach_has_unit_directions():
         eigenvector_plane(objective, torch.zeros(5), reach=0.1, rise=1)
     with pytest.raises(InputError, match=r"pair must be two different numbers from 0, got \(1, 1\)"):
         eigenvector_plane(objective, torch.zeros(5), pair=(1, 1))
+
+
+def test_an_eigenvalue_within_its_residual_has_no_length():
+    """A search that is told to stop early: 4e-5 ± 1e-3, known to be nothing."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.cat([torch.ones(1), 1e-3 * torch.randn(299, generator=generator)]).double()
+    q = torch.linalg.qr(torch.randn(300, 300, generator=generator.manual_seed(1), dtype=torch.float64))[0]
+    objective = Objective([lambda t: 1 + 0.5 * (values * (t @ q) ** 2).sum()], 300)
+    options: dict[str, Any] = {"tolerance": 1, "max_matvecs": 6}
+    with pytest.raises(InputError, match="an eigenvalue is 0 but for its error"):
+        eigenvector_plane(objective, torch.zeros(300), generator=generator.manual_seed(0), **options)
+    tiny = torch.tensor(
+        [1.0, 1e-17, 0], dtype=torch.float64
+    )  # a residual of 0, and yet rounding of the largest
+    with pytest.raises(InputError, match="an eigenvalue is 0 but for its error"):
+        eigenvector_plane(Objective([lambda t: 0.5 * (tiny * t**2).sum()], 3), torch.zeros(3), rise=1)
+
+
+def test_an_eigenvalue_that_is_rounding_has_no_length():
+    """Of rank one: the second eigenvalue is 0, computed as 1e-17 or so, along which a step would be 1e8 long."""
+    generator = torch.Generator().manual_seed(2)
+    for dtype in (torch.float64, torch.float32):
+        direction = torch.randn(60, generator=generator, dtype=dtype)
+        ridge = Objective([lambda t, d=direction: 1 + (d @ t) ** 2], 60, dtype=dtype)
+        theta = torch.randn(60, generator=generator, dtype=dtype)
+        with pytest.raises(InputError, match=r"an eigenvalue is 0 but for its error \(.* ± .*give reach"):
+            eigenvector_plane(ridge, theta, generator=torch.Generator().manual_seed(0))
+        plane = eigenvector_plane(ridge, theta, reach=0.1, generator=torch.Generator().manual_seed(0))
+        assert float(plane.d2.norm()) == pytest.approx(1, rel=1e-5)
+    small = torch.tensor([1.0, 1e-9, 0], dtype=torch.float64)
+    plane = eigenvector_plane(Objective([lambda t: 0.5 * (small * t**2).sum()], 3), torch.zeros(3), rise=1)
+    assert float(plane.d2.norm()) == pytest.approx(np.sqrt(2e9), rel=1e-6)
     flat = Objective([lambda t: t[0] ** 2], 3)
     with pytest.raises(InputError, match=r"rise must be greater than 0, got 0\.0; give rise or reach"):
         eigenvector_plane(flat, torch.zeros(3))

@@ -7,7 +7,7 @@ import pytest
 from sklearn.decomposition import PCA
 
 from analysis import kernel_pca, trajectory_pca
-from landscape import InputError
+from landscape import InputError, Solution
 from landscape.results import Checkpoint, TrajectoryPCA
 from landscape.results.embeddings import random_walk_shares
 from landscape.trajectories import Trajectory
@@ -24,6 +24,11 @@ def record(folder: Path, thetas: np.ndarray, optimizer: str = "sgd", every: int 
             problem="p", optimizer=optimizer, seed=0, theta=theta, names=("a", "b"), shapes=((2, 10), (P - 20,)), step=every * i
         ).save(folder / f"step-{every * i:08d}.npz")  # fmt: skip
     return Trajectory(folder)
+
+
+def plain(seed: int, at: int = 0) -> Solution:
+    shapes = ((2, 10), (P - 20,))
+    return Solution(problem="p", optimizer="sgd", seed=seed, theta=WALK[at], names=("a", "b"), shapes=shapes)
 
 
 def to_sign(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
@@ -88,7 +93,11 @@ def test_files_are_streamed_to_the_same_numbers(tmp_path, memory):
     assert set(found.groups) == {"sgd"}
     np.testing.assert_array_equal(found.steps, 10 * np.arange(12))
     np.testing.assert_array_equal(expected.steps, np.arange(12))
-    np.testing.assert_array_equal(trajectory_pca(list(trajectory.files)).coordinates, found.coordinates)
+    records = [Checkpoint.load(file) for file in trajectory.files]
+    for single in (trajectory_pca(list(trajectory.files)), trajectory_pca(records)):
+        np.testing.assert_array_equal(single.coordinates, found.coordinates)
+        np.testing.assert_array_equal(single.steps, found.steps)
+        np.testing.assert_array_equal(single.trajectory, 0)
     again = TrajectoryPCA.load(found.save(tmp_path / "pca.npz"))
     np.testing.assert_array_equal(again.directions, found.directions)
     assert again.centered == "last"
@@ -171,5 +180,30 @@ def test_bad_input_says_what_to_do(tmp_path):
         InputError, match=r"thetas must be points of one trajectory or whole trajectories, but sgd/0@0 "
     ):
         trajectory_pca([trajectory, trajectory.files[0]])
+    files, other = list(trajectory.files), record(tmp_path / "other", OTHER, "alto").files
+    for two in ([*files, *other], [Checkpoint.load(f) for f in (*files, *other)]):
+        with pytest.raises(
+            InputError,
+            match=r"thetas must be points of one run where .* but sgd/0@0.* and alto/0@0.* are of two; give",
+        ):
+            trajectory_pca(two)
+    for late in ([*files[:3], files[1]], [*files[:2], files[1]]):
+        with pytest.raises(
+            InputError, match=r"in the order of training, but sgd/0@10 .*comes after sgd/0@[12]0 .*; sort"
+        ):
+            trajectory_pca(late)
+    with pytest.raises(
+        InputError, match=r"must all be checkpoints or none, but sgd/0 has no step; leave it out"
+    ):
+        trajectory_pca([*files, plain(0)])
+    with pytest.raises(InputError, match=r"but sgd/0 and sgd/1 are of two"):
+        trajectory_pca([plain(0), plain(1)], components=1)
+    np.testing.assert_array_equal(trajectory_pca([plain(0), plain(0, 2)], components=1).steps, [0, 1])
+    for thetas in (WALK, [WALK], files):
+        with pytest.raises(
+            InputError,
+            match=r"groups must be the same for all points of one trajectory, but .* is in 'a' and .* in 'b'",
+        ):
+            trajectory_pca(thetas, groups=["a"] * 6 + ["b"] * 6)
     with pytest.raises(InputError, match=r"labels must name each of the 12 solutions, got 1"):
         trajectory_pca(WALK, labels=["a"])

@@ -50,6 +50,13 @@ class Points:
     def __len__(self) -> int:
         return len(self.steps)
 
+    def step_length(self, row: int, length: Tensor) -> Tensor:
+        """How long the way of one optimizer step is in a row whose ends are ``length`` apart: the mean over its steps."""
+        count = float(self.steps[row + 1] - self.steps[row])
+        if count == 1 or self.travelled is None:
+            return length / count
+        return length.new_tensor((self.travelled[row + 1] - self.travelled[row]) / count)
+
     def __iter__(self) -> Iterator[Tensor]:
         for item in self.source:
             theta = self.objective.point(item if isinstance(item, Tensor) else item.theta, name="thetas")

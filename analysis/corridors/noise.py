@@ -42,7 +42,11 @@ def corridor_noise(
     same at both points, anew for every row, so that the errors of rows are independent. Means are over all pairs i ≠ j of
     these; errors are the jackknife's, one batch left out, times √(1 − draws/N): 0 where all are drawn. They are estimates
     too, and too small where a few rare batches differ from all others; below about 8 draws they are rough.
-    The ratio is biased by about 1/draws of its size squared error; it is NaN where the estimate of ‖g‖² is not positive.
+
+    noise_to_signal of one row is for rows where ‖g‖² is well known: there it is too high by about the square of the relative
+    error of ‖g‖². Where noise dominates, ‖g‖² is estimated at 0 or below now and then, and the ratio is NaN: NaN rows are the
+    noisiest, and of those left beside them most are too low and a few huge. CorridorNoise.pooled_noise_to_signal leaves no row
+    out.
 
     A row with a gradient of 0 has NaN cosines. A corridor of every batch is one of the full batch only if the batches' gradients
     are constant in direction together; analysis.corridor asks that.

@@ -99,17 +99,17 @@ def corridor_map(
 ) -> CorridorMap:
     """The measures of corridor_points on a plane, with the gradient's slopes along its directions.
 
-    g and Hg are those in all of R^P; CorridorMap.share_in_plane says how much of g the plane shows. Cost: a gradient and a
-    product a point. Memory: one point.
+    g and Hg are those in all of R^P; CorridorMap.share_in_plane says how much of g the plane shows. Slopes are taken in float64,
+    since directions that are nearly parallel magnify their errors. Cost: a gradient and a product a point. Memory: one point.
 
     Raises:
-        InputError: the plane is in another space.
+        InputError: the plane is in another space, or its directions are parallel.
     """
-    family = plane.family(objective)
+    family, frame = plane.family(objective), plane.frame
     rows = (family.points(c[None])[0] for c in family.coordinates)
 
     def extra(index: int, gradient: Tensor) -> dict[str, Tensor]:
-        return {"slopes": family.directions @ gradient}
+        return {"slopes": frame.directions @ gradient.cpu().double()}
 
     found = _measured(objective, rows, extra, count=len(family), show_progress=show_progress)
     steps1, steps2 = float64_array(plane.steps1), float64_array(plane.steps2)
@@ -117,7 +117,7 @@ def corridor_map(
     return CorridorMap(
         steps1=steps1,
         steps2=steps2,
-        gram=float64_array(family.directions @ family.directions.T),
+        norm_within=frame.norm_within(found["slopes"]).reshape(shape),
         **{name: values.reshape(*shape, *values.shape[1:]) for name, values in found.items()},
         label=label,
         about=dict(about or {}),

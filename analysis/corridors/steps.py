@@ -17,6 +17,7 @@ from landscape.progress import progress
 from landscape.results import Corridor
 
 from ..curvature.spectrum import top_eigenpairs
+from ..networks.known import rounding_of
 from .expansion import expand
 from .flow import flow_gap
 from .following import Points
@@ -63,19 +64,19 @@ def corridor(
     norm_ratio and the changes ask whether it is straight as a whole, while κ and flow_gap are those of one step at rate h
     from where it starts.
 
-    Where a gradient is 0, and where a step is, what would be divided by it is NaN. On piecewise linear networks
-    H is that of the piece θ_t lies on.
+    Where a gradient is 0, and where a step is, what would be divided by it is NaN; so is linearity where the losses' rounding
+    hides it (Corridor.lost). On piecewise linear networks H is that of the piece θ_t lies on.
 
-    Cost: T + 1 gradients, 2T Hessian-vector products; with flow_steps n, 6n − 2 gradients a row; with eigenvectors, those
+    Cost: T + 1 gradients, 2T Hessian-vector products; with flow_steps n, 6n − 1 gradients a row; with eigenvectors, those
     products a row that top_eigenpairs takes, which has no warm start. Memory: three points and two gradients, and as many points
     as the longest window; k vectors more with eigenvectors.
 
     Args:
         thetas: (T+1, P), or a Trajectory, of which labels, steps, rates and the length of the way are taken.
         lr: h, a number or (T,). Where it is None the rates of a Trajectory are h. Where neither is known, and where it is
-            NaN, h is ‖θ_{t+1} − θ_t‖/‖g_t‖: for gradient descent the learning rate (see Corridor.by_length), for a stretch
-            of many steps that of one as long. The record's ``rate`` holds what was used.
-        steps: (T+1,) the optimizer's count at the points of an array; 0 … T by default.
+            NaN, h is the length of the way of one step over ‖g_t‖: for gradient descent the learning rate (see
+            Corridor.by_length). The record's ``rate`` holds what was used.
+        steps: (T+1,) the optimizer's count at the points of an array, 0 … T by default: of thinned ones h hangs on it.
         windows: numbers k of rows for which Corridor.chord_over(k) is wanted.
         flow_steps: substeps by which the gradient flow is followed, an even number; 0 for no flow_gap.
         eigenvectors: k, for the parts of g_t and of the step in the span of the k eigenvectors of H_t largest by |λ|: negative
@@ -91,7 +92,7 @@ def corridor(
     points = Points.of(objective, thetas, steps=steps)
     rates = _rates(points.rates if lr is None and points.rates is not None else lr, points)
     windows = _checked(objective, tuple(windows), flow_steps, eigenvectors, rows=len(rates))
-    rows = _Rows(objective, rates, flow_steps, eigenvectors, generator)
+    rows = _Rows(points, rates, flow_steps, eigenvectors, generator)
     with progress("corridor", len(points), shown=show_progress) as advance:
         spans = _Spans(windows)
         for theta in points:
@@ -107,8 +108,9 @@ def corridor(
         travelled=summed if known is None else known - known[0],
         windows=windows,
         spans=spans.array(len(rates)),
+        rounding=rounding_of(objective.dtype),
         label=label or points.label,
-        gradients=len(points) + len(rates) * max(6 * flow_steps - 2, 0),
+        gradients=len(points) + len(rates) * max(6 * flow_steps - 1, 0),
         matvecs=rows.matvecs,
         about=about,
     )
@@ -118,7 +120,7 @@ def corridor(
 class _Rows:
     """What is measured of successive points, two at a time."""
 
-    objective: Objective
+    points: Points
     rates: Tensor
     flow_steps: int
     eigenvectors: int
@@ -132,7 +134,7 @@ class _Rows:
             self._origin = theta
         else:
             self._meet(theta)
-        loss, gradient, self._product = expand(self.objective, theta)
+        loss, gradient, self._product = expand(self.points.objective, theta)
         if self.between:
             self.between[-1]["turn"] = self._gradient @ gradient
         self._theta, self._gradient = theta, gradient
@@ -145,8 +147,9 @@ class _Rows:
         image, step_image = self._product(torch.stack([gradient, move]))
         del self._product  # with its graph, before the next one is made
         self.matvecs += 2
-        norm, length, rate = gradient.norm(), move.norm(), self.rates[len(self.between)]
-        by_length = torch.where(norm == 0, torch.nan, length / norm)
+        norm, length, count = gradient.norm(), move.norm(), len(self.between)
+        rate, step = self.rates[count], self.points.step_length(count, length)
+        by_length = torch.where(norm == 0, torch.nan, step / norm)
         row = {
             "rate": torch.where(rate.isnan(), by_length, rate),
             "length": length,
@@ -157,7 +160,7 @@ class _Rows:
         }
         if self.flow_steps:
             row["flow_gap"], row["flow_error"] = flow_gap(
-                self.objective, theta, gradient, rate=row["rate"], substeps=self.flow_steps
+                self.points.objective, theta, gradient, rate=row["rate"], substeps=self.flow_steps
             )
         if self.eigenvectors:
             row |= self._parts(theta, gradient, move)
@@ -165,7 +168,8 @@ class _Rows:
 
     def _parts(self, theta: Tensor, gradient: Tensor, move: Tensor) -> dict[str, Tensor]:
         """Of gradient and step along the eigenvectors of the largest |λ|."""
-        pairs = top_eigenpairs(self.objective, theta, self.eigenvectors, which="LM", generator=self.generator)
+        objective, k = self.points.objective, self.eigenvectors
+        pairs = top_eigenpairs(objective, theta, k, which="LM", generator=self.generator)
         self.matvecs += pairs.matvecs
         vectors = torch.from_numpy(pairs.vectors).to(theta)
         return {

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import eigh
 from scipy.spatial.distance import cdist
 
-from .kernels import ROUNDING
+from .kernels import ROUNDING, onto, principal
 from .rows import Array
 
 CHUNK = 2**24  # entries of what many permutations take at a time
@@ -19,10 +18,18 @@ CHUNK = 2**24  # entries of what many permutations take at a time
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Which points are told apart together: fold (repeats, n) of each, counted from 0; folds of them."""
+    """Which points are told apart together, and which they are told apart by.
+
+    fold (repeats, n) of each point, counted from 0. learned (repeats, folds, n): those outside each fold whose means are
+    the centroids there, of as many units in every group.
+    """
 
     fold: NDArray[np.int64]
-    folds: int
+    learned: NDArray[np.bool_]
+
+    @property
+    def folds(self) -> int:
+        return self.learned.shape[1]
 
 
 def stratified_splits(
@@ -32,6 +39,10 @@ def stratified_splits(
 
     scikit-learn's RepeatedStratifiedKFold. Of groups with fewer units than folds, as many folds as the smallest has;
     None for a single group, or where a group has one unit only, of which nothing would be left to learn from.
+
+    Centroids are of as many units in every group: the fewest that any has outside the fold, drawn at random where there
+    are more. For the mean of m points of variance σ² in each of P coordinates lies Pσ²/m further from every other point
+    than its expectation does, so that in high dimensions the mean of more points is nearer whatever they are.
     """
     from sklearn.model_selection import RepeatedStratifiedKFold
 
@@ -43,37 +54,46 @@ def stratified_splits(
         return None
     splits = RepeatedStratifiedKFold(n_splits=folds, n_repeats=repeats, random_state=seed)
     fold = np.empty((repeats, len(names)), dtype=np.int64)
-    for i, (_, told) in enumerate(splits.split(np.zeros(len(names)), names)):
+    learned = np.empty((repeats, folds, len(names)), dtype=np.bool_)
+    draw = np.random.default_rng(seed)
+    for i, (left, told) in enumerate(splits.split(np.zeros(len(names)), names)):
         fold[i // folds, told] = i % folds
-    return Split(fold[:, unit], folds)
+        learned[i // folds, i % folds] = _as_many_of_each(names, left, draw)
+    return Split(fold[:, unit], learned[:, :, unit])
 
 
 def centroid_accuracies(squared: Array, groups: Sequence[str], split: Split) -> Array:
     """Shares (repeats,) told apart by the nearest centroid of the points of other folds, from squared distances (n, n).
 
-    ‖x − mean_S‖² = mean_{j∈S} d²(x, j) − ½ mean_{j,k∈S} d²(j, k): no centroid is formed. The centroids of a fold are of
-    all points outside it, those of its own group and of the others treated alike. Leave-one-out does not: the
-    centroid of the own group has one point less, which alone puts its accuracy below chance where groups do not
-    differ. Shares are means over groups, so that chance is one over their number whatever their sizes; a tie
-    counts as not told apart.
+    ‖x − mean_S‖² = mean_{j∈S} d²(x, j) − ½ mean_{j,k∈S} d²(j, k): no centroid is formed. Shares are means over groups, and
+    a tie of k centroids counts 1/k. Where names are exchangeable over units the expected share is so one over the
+    number of groups exactly, in any dimension and for groups of any sizes: outside a fold, units that make one centroid
+    could as well have made another.
     """
-    return np.array([_told(_to_centroids(squared, groups, fold, split.folds), groups) for fold in split.fold])
+    members, shares = _members(groups), []
+    for fold, learned in zip(split.fold, split.learned, strict=True):
+        distance = np.empty(members.shape)
+        for one, known in enumerate(learned):
+            told = fold == one
+            distance[told] = _to_centroids(squared, members & known[:, None])[told]
+        shares.append(_told(distance, members))
+    return np.array(shares)
 
 
 def kernel_accuracies(gram: Array, groups: Sequence[str], split: Split, *, components: int) -> Array:
     """Shares (repeats,) told apart by the nearest centroid in kernel PCA coordinates that are fitted without the fold.
 
-    gram (n, n). In each fold the components are those of the other points, onto which its own are projected. Cost: an
-    eigendecomposition of (n, n) for each fold of each repetition.
+    gram (n, n). In each fold the components are those of all points outside it, onto which its own are projected; the
+    centroids are as in centroid_accuracies. Cost: an eigendecomposition of (n, n) for each fold of each repetition.
     """
-    shares = []
-    for fold in split.fold:
-        distance = np.empty((len(groups), len(set(groups))))
-        for one in range(split.folds):
+    members, shares = _members(groups), []
+    for fold, learned in zip(split.fold, split.learned, strict=True):
+        distance = np.empty(members.shape)
+        for one, known in enumerate(learned):
             told = fold == one
-            x = _refitted(gram, ~told, min(components, int((~told).sum()) - 1))
-            distance[told] = _to_centroids(squares(x), groups, told.astype(np.int64), 2)[told]
-        shares.append(_told(distance, groups))
+            x = _refitted(gram, ~told, components)
+            distance[told] = _to_centroids(squares(x), members & known[:, None])[told]
+        shares.append(_told(distance, members))
     return np.array(shares)
 
 
@@ -112,39 +132,39 @@ def permuted_statistics(
         return ((total - within) / (len(kinds) - 1)) / (within / (n - len(kinds)))
 
 
-def _to_centroids(squared: Array, groups: Sequence[str], fold: NDArray[np.int64], folds: int) -> Array:
-    """Squared distances (n, G) of each point to the centroids of those outside its fold; inf where none is left."""
-    members = np.stack([np.array(groups) == name for name in sorted(set(groups))], axis=1)
-    distance = np.empty(members.shape)
-    for one in range(folds):
-        told = fold == one
-        weights = members * ~told[:, None]
-        left = weights.sum(axis=0)
-        weights = weights / np.maximum(left, 1)
-        means = squared @ weights
-        distance[told] = np.where(left > 0, means - (weights * means).sum(axis=0) / 2, np.inf)[told]
-    return distance
+def _as_many_of_each(
+    names: NDArray[np.str_], left: NDArray[np.int64], draw: np.random.Generator
+) -> NDArray[np.bool_]:
+    """Of the units ``left``, as many of every name as there are of the rarest (n,), drawn without replacement."""
+    each = [left[names[left] == name] for name in np.unique(names)]
+    fewest = min(map(len, each))
+    chosen = np.zeros(len(names), dtype=np.bool_)
+    for units in each:
+        chosen[draw.permutation(units)[:fewest]] = True
+    return chosen
 
 
-def _told(distance: Array, groups: Sequence[str]) -> float:
-    """The share of points strictly nearest to the centroid of their own group, the mean over groups."""
-    names, own = np.unique(np.array(groups), return_inverse=True)
-    each = np.arange(len(own))
-    nearest = distance[each, own]
-    others = distance.copy()
-    others[each, own] = np.inf
-    right = nearest < others.min(axis=1)
-    return float(np.mean([right[own == i].mean() for i in range(len(names))]))
+def _members(groups: Sequence[str]) -> NDArray[np.bool_]:
+    """Which points (n, G) are of each group, in the order of their names."""
+    return np.stack([np.array(groups) == name for name in sorted(set(groups))], axis=1)
+
+
+def _to_centroids(squared: Array, known: NDArray[np.bool_]) -> Array:
+    """Squared distances (n, G) of all points to the means of those known (n, G) of each group."""
+    weights = known / known.sum(axis=0)
+    means = squared @ weights
+    return means - (weights * means).sum(axis=0) / 2
+
+
+def _told(distance: Array, members: NDArray[np.bool_]) -> float:
+    """The share of points nearest to the centroid of their own group, the mean over groups; of k as near, 1/k."""
+    nearest = distance.min(axis=1, keepdims=True)
+    ties = distance <= nearest + ROUNDING * np.abs(distance).max(axis=1, keepdims=True)
+    right = (ties & members).sum(axis=1) / ties.sum(axis=1)
+    return float(np.mean(right @ members / members.sum(axis=0)))
 
 
 def _refitted(gram: Array, fitted: NDArray[np.bool_], components: int) -> Array:
     """Coordinates (n, components) of all points on the principal components of some of them."""
-    inside = gram[np.ix_(fitted, fitted)]
-    means = inside.mean(axis=0)
-    centred = inside - means - means[:, None] + means.mean()
-    top = len(inside) - components, len(inside) - 1
-    values, vectors = eigh((centred + centred.T) / 2, subset_by_index=top)
-    across = gram[:, fitted]
-    across = across - across.mean(axis=1, keepdims=True) - means + means.mean()
-    kept = values > ROUNDING * np.abs(values).max()
-    return across @ (vectors[:, kept] / np.sqrt(values[kept]))
+    values, coordinates, means = principal(gram[np.ix_(fitted, fitted)], components)
+    return onto(gram[:, fitted], means, values, coordinates)

@@ -22,7 +22,7 @@ from .controls import (
 )
 from .gram import MEMORY, norms_and_distances
 from .kernels import Kernel, called_kernel, check_kernel, named_kernel, principal
-from .rows import Array, Rows, Solutions, named, solution_rows
+from .rows import Array, Rows, Solutions, check_one_group, named, solution_rows
 
 Gamma = float | Literal["median"] | None
 
@@ -50,17 +50,17 @@ def kernel_pca(
     coordinates √λ_j u_j, and explained is λ_j/tr K, the share of all variance in feature space. The entry of
     largest magnitude of each u_j is made positive. As scikit-learn's KernelPCA on the same kernel, to that sign.
 
-    Of the vectors in a high-dimensional space, nearly orthogonal ones differ mostly in norm, and an RBF's first
-    component is then a monotone function of ‖θ‖. So the record holds controls: norms, distances, Spearman's ρ of each
+    Vectors in a high-dimensional space are nearly orthogonal and differ mostly in norm, of which the first component of
+    an RBF of their width is then a monotone function. So the record holds controls: norms, distances, Spearman's ρ of each
     component with the norm (NaN where either is constant); accuracies of telling the groups apart by the nearest mean
     norm, the nearest centroid in θ, and the nearest centroid in these coordinates, in repeated stratified cross-validation
-    with kernel PCA fitted anew without each fold; and pseudo-F of the same three with permuted groups. Points of
-    one trajectory are no independent witnesses: they stay in one fold, and are permuted, together. Where runs of all
-    groups start at the same points, p-values are larger than they need be.
+    with kernel PCA fitted anew without each fold and centroids of as many solutions in every group; and pseudo-F of
+    the same three with permuted groups. Points of one trajectory are no independent witnesses: they stay in one fold,
+    and are permuted, together. Where runs of all groups start at the same points, p-values are larger than they need be.
 
     Cost: no evaluation of the loss; O(n²P) arithmetic and one read of each file, of which at most ``memory`` bytes are
     held at a time, beside (n, n) matrices: see norms_and_distances. Files and records give the same numbers. The controls
-    take ``folds · repeats`` eigendecompositions and 6n²G·permutations operations: half a second for n = 96.
+    take ``folds · repeats`` eigendecompositions and 6n²G·permutations operations: a tenth of a second for n = 96.
 
     Args:
         solutions: Solution records of one architecture, paths of their .npz files, Trajectories, a list of any of these, or an
@@ -69,7 +69,8 @@ def kernel_pca(
             of sklearn.metrics.pairwise; a function needs all of X at once, so that files must fit into ``memory``.
         gamma: of the RBF; 1/P by default, as in scikit-learn and in Yu, Morozov (arXiv 2602.21276), where 2σ² = P; "median"
             is one over the median squared distance of two (Garreau, Jitkrittum, Kanagawa 2017, arXiv 1707.07269).
-        labels, groups: names (n,) of solutions and of what made them; those of the records by default.
+        labels, groups: names (n,) of solutions and of what made them, all points of one trajectory by the same; those of the
+            records by default.
         folds, repeats, permutations: of the controls; the smallest group's size, if that is less, in place of folds.
             repeats=0 or permutations=0 leaves theirs out.
         generator: of splits and permutations; they are the same ones every time without it.
@@ -80,11 +81,12 @@ def kernel_pca(
 
     Raises:
         InputError: fewer than two solutions, different architectures, a file that cannot be read, values that are not
-            finite, components not between 1 and n − 1, too little memory, or a kernel that is unknown or gives no
-            symmetric (n, n).
+            finite, components not between 1 and n − 1, points of one trajectory in two groups, too little memory, or a
+            kernel that is unknown or gives no symmetric (n, n).
     """
     rows = solution_rows(solutions)
     labels, groups = named("labels", labels, rows.labels), named("groups", groups, rows.groups)
+    check_one_group(rows.trajectory, groups, rows.names)
     _check(rows, components, gamma, folds=folds, repeats=repeats, permutations=permutations)
     check_kernel(kernel, rows, memory=memory)
     norms, squared = norms_and_distances(rows, memory=memory, show_progress=show_progress)
@@ -96,7 +98,7 @@ def kernel_pca(
         gram,
         components,
         groups=groups,
-        units=_units(rows, groups),
+        units=_units(rows),
         counts=(folds, repeats, permutations),
         generator=generator or torch.Generator().manual_seed(0),
     )
@@ -151,11 +153,9 @@ def _gram(kernel: Kernel, rows: Rows, squared: Array, norms: Array, *, gamma: fl
     return named_kernel(kernel, squared, (norms, norms), gamma=gamma)
 
 
-def _units(rows: Rows, groups: Sequence[str]) -> NDArray[np.int64]:
-    """What is told apart and permuted as one (n,): a solution, or all points of one trajectory in one group."""
-    alone = -1 - np.arange(len(rows))
-    apart = np.unique(np.array(groups), return_inverse=True)[1] * len(rows) + rows.trajectory
-    return np.where(rows.trajectory < 0, alone, apart)
+def _units(rows: Rows) -> NDArray[np.int64]:
+    """What is told apart and permuted as one (n,): a solution by itself, or all points of one trajectory."""
+    return np.where(rows.trajectory < 0, -1 - np.arange(len(rows)), rows.trajectory)
 
 
 def _controls(

@@ -106,6 +106,18 @@ def named(name: str, given: Sequence[str] | None, default: tuple[str, ...]) -> t
     return default if given is None else tuple(given)
 
 
+def check_one_group(trajectory: NDArray[np.int64], groups: Sequence[str], names: Sequence[str]) -> None:
+    """InputError where points of one trajectory are in two groups: a run is one witness, made by one thing."""
+    first: dict[int, int] = {}
+    for i, which in enumerate(trajectory.tolist()):
+        start = i if which < 0 else first.setdefault(which, i)
+        if groups[i] != groups[start]:
+            raise InputError(
+                f"groups must be the same for all points of one trajectory, but {names[start]} is in {groups[start]!r} and "
+                f"{names[i]} in {groups[i]!r}; name each trajectory once."
+            )
+
+
 @dataclass(frozen=True, eq=False)
 class _Row:
     vector: np.ndarray | SolutionFile

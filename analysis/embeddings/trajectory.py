@@ -13,7 +13,7 @@ from landscape.results import TrajectoryPCA
 
 from .gram import MEMORY, blocks, norms_and_distances
 from .kernels import ROUNDING, signed
-from .rows import Array, Rows, Solutions, named, solution_rows
+from .rows import Array, Rows, Solutions, check_one_group, named, solution_rows
 
 
 def trajectory_pca(
@@ -44,21 +44,24 @@ def trajectory_pca(
     beside it: (k + 1, P) numbers in double precision, twice while they are made orthonormal.
 
     Args:
-        thetas: an array (T, P), a Trajectory, records or files in the order of training; or a list of several trajectories
-            (arrays or Trajectories), whose points are pooled.
+        thetas: an array (T, P), a Trajectory, records or files of one run in the order of training; or a list of several
+            trajectories (arrays or Trajectories), whose points are pooled. Steps are those of Trajectories and checkpoints;
+            where points have none, they are counted.
         components: k.
         center: the last point (of the first trajectory), or the mean of all.
-        labels, groups: names (T,) of the points and of what made them.
+        labels, groups: names (T,) of the points and of what made them, all points of one trajectory by the same.
         memory: for what is read and computed at a time, in bytes.
         show_progress: draw a bar on standard error, if that is a terminal.
         about: provenance for the record's header.
 
     Raises:
-        InputError: fewer than two points, points that span fewer directions than components, or what kernel_pca refuses.
+        InputError: fewer than two points, single points of two runs or whose steps do not ascend, points that span fewer
+            directions than components, or what kernel_pca refuses.
     """
     rows = solution_rows(thetas)
     labels, groups = named("labels", labels, rows.labels), named("groups", groups, rows.groups)
     trajectory, steps = _order(rows)
+    check_one_group(trajectory, groups, rows.names)
     weights = _center(center, trajectory)
     if not 1 <= components < len(rows):
         raise InputError(
@@ -95,13 +98,38 @@ def _order(rows: Rows) -> tuple[np.ndarray, Array]:
     """Which trajectory each point is of, and at which step: points by themselves make one, in their order."""
     alone = rows.trajectory < 0
     if alone.all():
-        return np.zeros(len(rows), dtype=np.int64), np.arange(len(rows), dtype=np.float64)
+        return np.zeros(len(rows), dtype=np.int64), _steps_of_one(rows)
     if alone.any():
         raise InputError(
             f"thetas must be points of one trajectory or whole trajectories, but {rows.names[int(alone.argmax())]} is a "
             "point beside a trajectory; give it as a list of its own."
         )
     return rows.trajectory, rows.steps
+
+
+def _steps_of_one(rows: Rows) -> Array:
+    """Steps (T,) of points given by themselves, counted from 0 where they have none."""
+    known = np.isfinite(rows.steps)
+    runs = [label.rpartition("@")[0] if s else label for label, s in zip(rows.labels, known, strict=True)]
+    for i in range(1, len(rows) if rows.groups[0] else 0):  # rows of an array have no names
+        if runs[i] != runs[0]:
+            raise InputError(
+                f"thetas must be points of one run where they are given one by one, but {rows.names[0]} and {rows.names[i]} "
+                "are of two; give a list of Trajectories or of arrays (T, P)."
+            )
+    if not known.any():
+        return np.arange(len(rows), dtype=np.float64)
+    if not known.all():
+        raise InputError(
+            f"thetas must all be checkpoints or none, but {rows.names[int(known.argmin())]} has no step; leave it out."
+        )
+    late = np.flatnonzero(np.diff(rows.steps) <= 0)
+    if late.size:
+        raise InputError(
+            f"thetas must be in the order of training, but {rows.names[late[0] + 1]} comes after {rows.names[late[0]]}; "
+            "sort them by their steps, each once."
+        )
+    return rows.steps
 
 
 def _center(center: str, trajectory: np.ndarray) -> Array:

@@ -14,6 +14,8 @@ from ..curvature.lanczos import End
 from ..curvature.spectrum import top_eigenpairs
 from ..points import one_point
 
+_ROUNDINGS = 10  # spacings of numbers at the largest eigenvalue: what is nearer to 0 is 0
+
 
 def eigenvector_plane(
     objective: Objective,
@@ -45,8 +47,8 @@ def eigenvector_plane(
         generator, options: as top_eigenpairs takes them.
 
     Raises:
-        InputError: a pair that is none; both rise and reach; an eigenvalue of 0 without reach; a search that found no vectors;
-            a loss of 0 without rise or reach.
+        InputError: a pair that is none; both rise and reach; a search that found no vectors; a loss of 0 without rise or reach;
+            without reach, an eigenvalue that may be 0, as |λ| is within its residual or the rounding of the largest one found.
     """
     theta = one_point(objective, theta)
     if len(set(pair)) != 2 or min(pair) < 0:
@@ -59,7 +61,12 @@ def eigenvector_plane(
     )
     if not np.isfinite(vectors).all():
         raise InputError(f"eigenpairs {pair} were not found ({found.message}); raise max_matvecs.")
-    lengths = np.ones(2) if reach is not None else _lengths(objective, theta, values, rise)
+    lengths = np.ones(2)
+    if reach is None:
+        height = _height(objective, theta, rise)
+        rounding = _ROUNDINGS * torch.finfo(objective.dtype).eps * float(np.nanmax(np.abs(found.values)))
+        _refuse_flat(values, np.maximum(residuals, rounding))
+        lengths = np.sqrt(2 * height / np.abs(values))
     d1, d2 = (torch.from_numpy(v * n).to(theta) for v, n in zip(vectors, lengths, strict=True))
     steps = centered_steps(points, 1.0 if reach is None else reach)
     said = " and ".join(
@@ -74,12 +81,16 @@ def eigenvector_plane(
     return Plane(theta, d1, d2, steps, steps, drawn=drawn if found.converged else f"{drawn}; not converged")
 
 
-def _lengths(objective: Objective, theta: torch.Tensor, values: np.ndarray, rise: float | None) -> np.ndarray:
+def _height(objective: Objective, theta: torch.Tensor, rise: float | None) -> float:
     height = abs(float(objective(theta))) if rise is None else rise
     if not height > 0:
         raise InputError(f"rise must be greater than 0, got {height}; give rise or reach.")
-    if not (np.abs(values) > 0).all():
+    return height
+
+
+def _refuse_flat(values: np.ndarray, errors: np.ndarray) -> None:
+    if not (np.abs(values) > errors).all():
+        said = ", ".join(f"{v:.3g} ± {e:.1g}" for v, e in zip(values, errors, strict=True))
         raise InputError(
-            f"an eigenvalue is 0 ({values[0]:.3g}, {values[1]:.3g}), along which nothing rises; give reach."
+            f"an eigenvalue is 0 but for its error ({said}), along which nothing rises; give reach."
         )
-    return np.sqrt(2 * height / np.abs(values))

@@ -1,4 +1,4 @@
-"""How far a plane is from one convex, quadratic bowl, in four numbers."""
+"""How far a plane is from one convex, quadratic bowl, in a few numbers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from landscape import InputError
+from landscape.frames import spacing
 from landscape.results import NAN, Roughness, Surface
 
 from .topology import topology
@@ -27,16 +28,19 @@ def roughness(
     """How rough a surface is: its minima, their persistence, where it is not convex, how badly a quadratic fits.
 
     - minima: how many have a persistence above ``persistence``, by default above their own sampling error, see ``topology``. One
-      of a bowl.
+      of a bowl. Only those inside of the grid: edge_minima are those on its edge, beyond which the function may go on falling. A
+      slope has none and one.
     - total_persistence: Σ (death − birth) of all minima that die and all loops, over the range of the values: the degree-1
       total persistence of Cohen-Steiner et al. (2010, Found. Comput. Math. 10, 127). 0 of a bowl; noise adds up.
     - nonconvex: the share of inner samples whose Hessian by central differences has an eigenvalue below −ε, where ε is the
-      rounding of those differences. Whether a Hessian is positive semidefinite does not depend on how the directions are
-      scaled. Where a plane's Hessian is indefinite, so is the full one; the converse is false (Li et al. 2018, section 6).
+      rounding of those differences: of float32 where the record says that the objective was, or where all values are float32
+      numbers. Rougher arithmetic (bfloat16) looks like roughness. Whether a Hessian is positive semidefinite does not depend on
+      how the directions are scaled. Where a plane's Hessian is indefinite, so is the full one; the converse is false (Li et al.
+      2018, section 6).
     - misfit: 1 − R² = Σ(f − q)² / Σ(f − f̄)² of the quadratic q fitted by least squares, all finite samples weighing the same. Our
       own definition. 0 of a quadratic, and of a constant.
 
-    All four depend on how much of the plane is looked at: compare surfaces of equal grids.
+    All depend on how much of the plane is looked at: compare surfaces of equal grids.
 
     Cost: no evaluation. It needs GUDHI, as ``topology`` does, and steps that are evenly spaced.
 
@@ -56,20 +60,28 @@ def roughness(
     dying = found.persistence[np.isfinite(found.deaths)]
     total = float(dying.sum() + found.loop_persistence[np.isfinite(found.loop_deaths)].sum())
     extent = found.highest - found.lowest
+    on_edge = found.significant(persistence).on_edge
     return Roughness(
         value=value,
         label=surface.label,
         threshold=NAN if persistence is None else persistence,
-        minima=len(found.significant(persistence).births),
+        minima=int((~on_edge).sum()),
+        edge_minima=int(on_edge.sum()),
         total_persistence=total / extent if extent else 0.0,
-        nonconvex=_nonconvex(values),
+        nonconvex=_nonconvex(values, _ROUNDINGS * _spacing(surface, values)),
         misfit=_misfit(values),
         about=dict(about or {}),
     )
 
 
-def _nonconvex(values: Array) -> float:
-    """The share of Hessians with a negative eigenvalue, in units of the grid's steps."""
+def _spacing(surface: Surface, values: Array) -> float:
+    """That of the numbers that values were computed in; values between float32 samples are as rough as these are."""
+    single = str(surface.about.get("objective", {}).get("dtype", "")).endswith("float32")
+    return max(spacing(values), float(np.finfo(np.float32 if single else float).eps))
+
+
+def _nonconvex(values: Array, error: float) -> float:
+    """The share of Hessians with a negative eigenvalue, in units of the grid's steps; error: of the largest value."""
     with np.errstate(invalid="ignore"):
         first = np.diff(values, 2, axis=0)[:, 1:-1]
         second = np.diff(values, 2, axis=1)[1:-1]
@@ -78,7 +90,7 @@ def _nonconvex(values: Array) -> float:
     lowest = lowest[np.isfinite(lowest)]
     if not lowest.size:
         raise InputError("no inner sample of the surface has finite neighbours; choose a smaller reach.")
-    rounding = _ROUNDINGS * np.finfo(float).eps * np.abs(values[np.isfinite(values)]).max()
+    rounding = error * np.abs(values[np.isfinite(values)]).max()
     return float((lowest < -rounding).mean())
 
 

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from ..results import Corridor, CorridorMap, CorridorNoise
 from ..results.corridors import CORRIDOR_KAPPA, CORRIDOR_LINEARITY
 from .labels import number
-from .scans import log_levels
+from .scans import even_levels, log_levels
 from .style import (
     MUTED,
     PALETTE,
@@ -29,6 +29,7 @@ from .style import (
 
 _SHADE = "#009E73"  # of corridors
 _LEVELS = 16  # of the filled contours
+_LOSSES = 10  # contours of the loss
 
 
 def plot_corridor(
@@ -113,9 +114,9 @@ def plot_corridor_map(
         "extend": "both",
     } | style
     filled = ax.contourf(*axes, positive, levels=levels, **look)
-    ax.contour(
-        *axes, field.loss.T, levels=_loss_levels(field.loss), colors="white", linewidths=0.6, alpha=0.8
-    )
+    spaced = log_levels if (field.loss > 0).any() and not (field.loss < 0).any() else even_levels
+    heights = spaced([field.loss], _LOSSES)
+    ax.contour(*axes, field.loss.T, levels=heights, colors="white", linewidths=0.6, alpha=0.8)
     if kappa_at is not None and np.nanmin(shown) < kappa < np.nanmax(shown):
         ax.contour(*axes, shown.T, levels=[kappa], colors=PALETTE[1], linewidths=1.8)
     fit_aspect(ax, *axes)
@@ -147,14 +148,6 @@ def plot_corridor_noise(noise: CorridorNoise, ax: Axes | None = None, **style: A
         legend(ax)
     title = " · ".join(filter(None, (plain(noise.label), noise.basis)))
     return dress(ax, xlabel="step", ylabel="mean cosine of mini-batch gradients", title=title)
-
-
-def _loss_levels(loss: np.ndarray) -> np.ndarray:
-    """Ten levels, spaced logarithmically where all losses are positive."""
-    finite = loss[np.isfinite(loss)]
-    if finite.size and finite.min() > 0:
-        return log_levels([finite], 10)
-    return np.linspace(*((finite.min(), finite.max()) if np.ptp(finite) else (0, 1)), 12)[1:-1]
 
 
 def _bar(ax: Axes, filled: Any, label: str) -> None:

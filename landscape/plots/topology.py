@@ -11,13 +11,15 @@ from ..results import Topology
 from .style import INK, MUTED, PALETTE, dress, fit_scale, legend, new_axes, plain
 
 STEM = 0.06  # of the range of values: how far what never dies goes on
+RING = 1.1  # the width of the line around what is hollow
 
 
 def plot_persistence(topology: Topology, ax: Axes | None = None, **style: Any) -> Axes:
     """Axes with the birth and death of every minimum and loop, a point each: the further above the diagonal, the more
     persistent.
 
-    Bars are the errors of sampling. Triangles at the top never die. ``style`` goes to the points.
+    Bars are the errors of sampling. Triangles at the top never die. Hollow minima are on the edge of the grid, beyond which the
+    function may go on falling. ``style`` goes to the points.
     """
     own, ax = ax is None, ax or new_axes(4.8, 4.4)
     top = _top(topology)
@@ -30,6 +32,7 @@ def plot_persistence(topology: Topology, ax: Axes | None = None, **style: Any) -
             topology.deaths,
             topology.birth_errors,
             topology.death_errors,
+            topology.on_edge,
         ),
         (
             "loops",
@@ -39,10 +42,11 @@ def plot_persistence(topology: Topology, ax: Axes | None = None, **style: Any) -
             topology.loop_deaths,
             topology.loop_birth_errors,
             topology.loop_death_errors,
+            np.zeros(len(topology.loop_births), dtype=bool),
         ),
     )
     ax.plot([topology.lowest, top], [topology.lowest, top], color=MUTED, linewidth=0.9, label="_")
-    for name, marker, color, births, deaths, below, above in kinds:
+    for name, marker, color, births, deaths, below, above, hollow in kinds:
         dies = np.isfinite(deaths)
         errors = [np.where(np.isfinite(e), e, 0.0)[dies] for e in (below, above)]
         ax.errorbar(
@@ -56,8 +60,14 @@ def plot_persistence(topology: Topology, ax: Axes | None = None, **style: Any) -
             "linewidths": 0.5,
             "zorder": 3,
         } | style
-        ax.scatter(births[dies], deaths[dies], label=name if len(births) else "_", **look)
-        ax.scatter(births[~dies], np.full((~dies).sum(), top), label="_", **(look | {"marker": "^", "s": 40}))
+        dying = ax.scatter(births[dies], deaths[dies], label=name if len(births) else "_", **look)
+        look |= {"marker": "^", "s": 40}
+        lasting = ax.scatter(births[~dies], np.full((~dies).sum(), top), label="_", **look)
+        _hollow(dying, hollow[dies])
+        _hollow(lasting, hollow[~dies])
+    if own and topology.on_edge.any():
+        look = {"marker": "o", "facecolors": "white", "edgecolors": PALETTE[0], "s": 26, "linewidths": RING}
+        ax.scatter([], [], label="minima on the edge", **look)
     if own:
         legend(ax, loc="lower right")
     ax.set_aspect("equal")
@@ -68,8 +78,9 @@ def plot_persistence(topology: Topology, ax: Axes | None = None, **style: Any) -
 def plot_merge_tree(topology: Topology, ax: Axes | None = None, *, scale: str = "", **style: Any) -> Axes:
     """Axes with the merge tree: every minimum a branch from its value up to where it joins a deeper one.
 
-    Horizontal places mean nothing: they keep branches from crossing. What never dies ends in an arrow. ``scale`` is
-    matplotlib's name of the vertical scale, by default one that fits; ``style`` goes to the lines.
+    Horizontal places mean nothing: they keep branches from crossing. What never dies ends in an arrow. Hollow minima are on the
+    edge of the grid, beyond which the function may go on falling. ``scale`` is matplotlib's name of the vertical scale, by
+    default one that fits; ``style`` goes to the lines.
     """
     m = len(topology.births)
     ax = ax or new_axes(max(4.2, 1.6 + 0.22 * min(m, 60)), 4.4)
@@ -88,13 +99,24 @@ def plot_merge_tree(topology: Topology, ax: Axes | None = None, *, scale: str = 
         else:
             ax.plot([x, x], [birth, top], label="_", **look)
             ax.plot(x, top, "^", color=look["color"], markersize=5, label="_")
-    ax.scatter(across, topology.births, color=PALETTE[0], s=28, edgecolors="white", linewidths=0.6, zorder=3)
+    look = {"color": PALETTE[0], "s": 28, "edgecolors": "white", "linewidths": 0.6, "zorder": 3}
+    _hollow(ax.scatter(across, topology.births, **look), topology.on_edge)
     ax.set_xlim(-0.8, m - 0.2)
     ax.set_xticks([])
     title = plain(topology.label, 30) or f"{m} {'minimum' if m == 1 else 'minima'}"
-    dress(ax, ylabel=plain(topology.value), title=title, grid="y")
+    hollow = "hollow: on the edge of the grid" if topology.on_edge.any() else ""
+    dress(ax, xlabel=hollow, ylabel=plain(topology.value), title=title, grid="y")
     ax.spines["bottom"].set_visible(False)
     return ax
+
+
+def _hollow(points: Any, hollow: np.ndarray) -> None:
+    """Makes some of drawn points (m,) white ones, with their colour around them."""
+    face, edge = points.get_facecolor(), points.get_edgecolor()
+    if hollow.any() and len(face):
+        points.set_facecolor(np.where(hollow[:, None], np.ones(4), face))
+        points.set_edgecolor(np.where(hollow[:, None], face, edge if len(edge) else face))
+        points.set_linewidth(np.where(hollow, RING, points.get_linewidth()))
 
 
 def _across(topology: Topology) -> np.ndarray:

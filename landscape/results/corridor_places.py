@@ -5,11 +5,12 @@ Shapes: K points, T rows, n1 × n2 points of a plane. Missing numbers are NaN.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..records import Array, Record
+from ..errors import InputError
+from ..records import NAN, Array, Record
 from .corridors import ratio
 
 
@@ -28,7 +29,7 @@ class PointMeasures:
 
     @property
     def corridor_rate(self) -> Array:
-        """‖g‖/‖Hg‖, the learning rate at which κ is 1: infinite in a corridor. Half of it is DAL's without its power and cap."""
+        """‖g‖/‖Hg‖, the learning rate at which κ is 1: infinite in a corridor. DAL's is twice it, at p = 1 and uncapped."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return self.gradient_norm / self.image_norm
 
@@ -80,8 +81,8 @@ class CorridorPath(PointMeasures, Record):
 class CorridorMap(PointMeasures, Record):
     """The same on a plane, all (n1, n2), at center + steps1[i]·d1 + steps2[j]·d2.
 
-    slopes (n1, n2, 2) are g·d1 and g·d2; gram (2, 2) the inner products of d1 and d2. g and Hg are those of all of R^P, and
-    Hg may well leave the plane.
+    slopes (n1, n2, 2) are g·d1 and g·d2, norm_within (n1, n2) is the norm of g's part in the plane. g and Hg are those of all
+    of R^P, and Hg may well leave the plane.
     """
 
     steps1: Array
@@ -91,14 +92,13 @@ class CorridorMap(PointMeasures, Record):
     image_norm: Array
     curvature: Array
     slopes: Array
-    gram: Array
+    norm_within: Array = field(default_factory=lambda: np.full((1, 1), np.nan))
     label: str = ""
 
     @property
     def share_in_plane(self) -> Array:
         """The share of ‖g‖² that lies in the plane: near 0, the picture shows little of where descent goes."""
-        inside = np.einsum("ijk,kl,ijl->ij", self.slopes, np.linalg.pinv(self.gram), self.slopes)
-        return ratio(inside, self.gradient_norm**2)
+        return ratio(self.norm_within, self.gradient_norm) ** 2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -132,6 +132,30 @@ class CorridorNoise(Record):
     def noise_to_signal(self) -> Array:
         """tr Σ_B/‖g‖²: the mean of as many batches has noise as long as the gradient.
 
-        NaN where the estimate of ‖g‖² is not positive.
+        NaN where the estimate of ‖g‖² is not positive: these are rows in which noise dominates, and where there are some most
+        of the others are too low and a few huge. There pool rows.
         """
         return ratio(self.spread, np.where(self.signal > 0, self.signal, np.nan))
+
+    def pooled_noise_to_signal(self, rows: slice = slice(None)) -> tuple[float, float]:
+        """Mean tr Σ_B over mean ‖g‖² of these rows, all by default, and its standard error. No row is left out for its sign.
+
+        Rows of large gradients weigh most. The error is that of the draws: with d = spread − ratio · signal and independent
+        draws in each row, mean (d_{t+1} − d_t)²/2 over successive rows (von Neumann, 1941, Ann. Math. Stat. 12, 367), to
+        which what changes slowly along training adds nothing; 0 where all batches are drawn. It is too large where the
+        rows themselves jump, and rough below some ten rows. Where the mean signal is not above 0 both are NaN, and where it is
+        so by less than three errors of its own the ratio is hardly known.
+
+        Raises:
+            InputError: there are fewer than two such rows.
+        """
+        spread, signal = self.spread[rows], self.signal[rows]
+        if len(spread) < 2:
+            raise InputError(f"rows must be at least two of the {len(self.spread)}, got {len(spread)}.")
+        if not signal.mean() > 0:
+            return NAN, NAN
+        pooled = float(spread.mean() / signal.mean())
+        if self.draws == self.count:
+            return pooled, 0.0
+        variance = np.square(np.diff(spread - pooled * signal)).mean() / 2 / len(spread)
+        return pooled, float(np.sqrt(variance) / signal.mean())

@@ -17,6 +17,7 @@ CORRIDOR_KAPPA = 0.1
 # The loss fell as far as the gradient foretold, to a tenth. In descent on a quadratic |linearity − 1| ≤ κ/2, so this decides
 # only where steps leave the gradient (noise, momentum, preconditioning) or higher orders count.
 CORRIDOR_LINEARITY = 0.1
+_ROUNDING = 100 * float(np.finfo(float).eps)  # what rounding may leave in a loss in float64, as a share of it
 
 
 def _none() -> Array:
@@ -52,7 +53,7 @@ class Corridor(Record):
     here; reach ‖θ − θ_0‖. Of the rows (T,), with Δ = θ_{t+1} − θ_t: rate h; length ‖Δ‖; image_norm ‖Hg‖; curvature gᵀHg;
     step_curvature ΔᵀHΔ; slope g·Δ; turn g_t·g_{t+1}. Where it was asked for: flow_gap and flow_error (T,); eigenvalues and
     residuals (T, k) with gradient_components vᵀg and step_components vᵀΔ (T, k); spans (W, T) ‖θ_{t+k} − θ_t‖ for the W
-    windows k, in rows.
+    windows k, in rows. rounding: the share of a loss that may be rounding, 100 eps of the precision it was computed in.
     """
 
     schema = 2
@@ -77,13 +78,20 @@ class Corridor(Record):
     step_components: Array = field(default_factory=lambda: np.zeros((0, 0)))
     windows: tuple[int, ...] = ()
     spans: Array = field(default_factory=lambda: np.zeros((0, 0)))
+    rounding: float = _ROUNDING
     label: str = ""
     gradients: int = 0
     matvecs: int = 0
 
     def by_length(self) -> Corridor:
-        """The same with h = ‖Δ‖/‖g‖ in every row: what compares optimizers whose rates are not those of descent."""
-        return replace(self, rate=ratio(self.length, self.gradient_norm[:-1]))
+        """The same with h the length of one step over ‖g‖: what compares optimizers whose rates are not those of descent.
+
+        A step is ‖Δ‖ long in rows of one step. In rows of several it is a mean over them: of the way as it was recorded
+        step by step, or else of ‖Δ‖, which falls short of a way that winds.
+        """
+        several = np.diff(self.steps) > 1
+        ways = np.where(several, np.diff(self.travelled), self.length) / np.diff(self.steps)
+        return replace(self, rate=ratio(ways, self.gradient_norm[:-1]))
 
     def at_rate(self, rate: float) -> Corridor:
         """The same with this h in every row: what compares the regions that trajectories went through.
@@ -106,8 +114,18 @@ class Corridor(Record):
 
     @property
     def linearity(self) -> Array:
-        """(L_t − L_{t+1})/(−g·Δ), the fall of the loss over its first-order prediction: 1 in a corridor."""
-        return ratio(np.diff(self.loss), self.slope)
+        """(L_t − L_{t+1})/(−g·Δ), the fall of the loss over its first-order prediction: 1 in a corridor. NaN where it is lost."""
+        return np.where(self.lost, np.nan, ratio(np.diff(self.loss), self.slope))
+
+    @property
+    def lost(self) -> Array:
+        """(T,) whether fall and prediction are both below the rounding of L, a share ``rounding`` of it: linearity is not known.
+
+        Rounding is more than that where the loss of each example is rounded in sums far above it, as a cross-entropy below
+        about 1e-4 is in float32.
+        """
+        largest = np.maximum(np.abs(np.diff(self.loss)), np.abs(self.slope))
+        return largest <= self.rounding * np.maximum(np.abs(self.loss[:-1]), np.abs(self.loss[1:]))
 
     @property
     def cosine(self) -> Array:
@@ -153,7 +171,7 @@ class Corridor(Record):
 
     @property
     def change_beyond(self) -> Array:
-        """L_{t+1} − L_t − g·Δ − ½ΔᵀHΔ: third and higher orders. Known to rounding of L, about 1e-16·L in float64."""
+        """L_{t+1} − L_t − g·Δ − ½ΔᵀHΔ: third and higher orders. Known to the rounding of L."""
         return np.diff(self.loss) - self.slope - 0.5 * self.step_curvature
 
     @property
@@ -169,10 +187,13 @@ class Corridor(Record):
         return ratio((self.step_components**2).sum(axis=1), self.length[: len(self.eigenvalues)] ** 2)
 
     def in_corridor(self, *, kappa: float = CORRIDOR_KAPPA, linearity: float = CORRIDOR_LINEARITY) -> Array:
-        """(T,) whether κ ≤ kappa and |linearity − 1| ≤ linearity. A row in which either is NaN is in none."""
+        """(T,) whether κ ≤ kappa and |linearity − 1| ≤ linearity. A row in which either is NaN is in none: what is not known,
+        be it lost in rounding, does not count. ``linearity=inf`` judges by κ alone, and then such rows too.
+        """
         if not (kappa >= 0 and linearity >= 0):
             raise InputError(f"kappa and linearity must be at least 0, got {kappa} and {linearity}.")
-        return (self.kappa <= kappa) & (np.abs(self.linearity - 1) <= linearity)
+        straight = (np.abs(self.linearity - 1) <= linearity) | np.isposinf(linearity)
+        return (self.kappa <= kappa) & straight
 
     def intervals(
         self, *, kappa: float = CORRIDOR_KAPPA, linearity: float = CORRIDOR_LINEARITY

@@ -22,8 +22,9 @@ class Embedding(Record):
     "parameters", or "outputs" on given examples; norms (n,) and distances (n, n) are theirs.
 
     A separation along a component says little where a simple control does as well. ``accuracies`` holds, by control, the
-    shares told apart in each repetition (R,) of a cross-validation: "norm" by ‖θ‖ alone, "centroid" by the nearest
-    centroid in θ, "kernel" by the coordinates, whose kernel PCA was fitted without those to be told apart. ``statistics``
+    shares told apart in each repetition (R,) of a cross-validation, ties of k groups counted 1/k: "norm" by ‖θ‖ alone,
+    "centroid" by the nearest centroid in θ, "kernel" by the coordinates, whose kernel PCA was fitted without those to be
+    told apart. ``statistics``
     holds pseudo-F (1 + permutations,) of the same three: as it is, then under permuted groups. Both are empty where
     there is nothing to tell apart. norm_correlation (components,) is Spearman's ρ of each component with the norm.
     """
@@ -86,7 +87,10 @@ class Embedding(Record):
 
     @property
     def chance(self) -> float:
-        """Expected accuracy of each control where groups do not differ: one over their number, however large each is."""
+        """Expected accuracy of each control where groups do not differ: one over their number.
+
+        Exactly, whatever the dimension and the sizes of groups: centroids are of as many of each, and ties count in parts.
+        """
         return 1 / len(self.group_names)
 
     def spread(self, control: str) -> float:
@@ -100,10 +104,11 @@ class Embedding(Record):
     def p_value(self, control: str) -> float:
         """Chance of groups as far apart as these, were their names exchangeable: (b + 1)/(permutations + 1).
 
-        b permuted statistics are at least the one observed. Never 0, and exact: Phipson and Smyth 2010.
+        b permuted statistics are at least the one observed. Never 0, and exact: Phipson and Smyth 2010. A statistic is
+        infinite where points of a group are identical, and NaN, as is then p, where all are.
         """
         found = self.statistics.get(control, np.zeros(0))
-        if len(found) < 2 or not np.isfinite(found[0]):
+        if len(found) < 2 or np.isnan(found[0]):
             return NAN
         # equal but for rounding counts as equal
         return float(np.mean(found >= found[0] * (1 - 1e-9)))

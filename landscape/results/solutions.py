@@ -89,7 +89,8 @@ class Checkpoint(Solution):
 
     A subclass, because whatever takes solutions takes a point on the way to one. batch_loss and rate, and the mini-batch
     gradient (P,) or its ``sketch`` (k,) (see sketches.py), are those of step t, taken at θ_t; NaN and (0,) where they were not
-    recorded, and at the last point, from which no step was made. ``epoch`` counts passes over the data made up to here.
+    recorded, at the last point, from which no step was made, and where the optimizer evaluates no loss or gradient at θ_t (NSO)
+    or says no rate (LBFGS). ``epoch`` counts passes over the data made up to here.
     ``travelled`` = Σ_{s<t} ‖θ_{s+1} − θ_s‖, over all steps, recorded or not.
     """
 

@@ -23,7 +23,8 @@ class Topology(Record):
     (parent −1). Loops (l,) are born at a saddle and die at the maximum within.
 
     birth_errors and death_errors (m,), loop_* (l,): how far the extreme of a smooth function may be from its sample, see
-    ``analysis.topology``. lowest, highest: of the finite values; not_finite: how many were not.
+    ``analysis.topology``; of a minimum on the grid's edge they say nothing of what is outside. lowest, highest: of the finite
+    values; not_finite: how many were not.
     """
 
     value: str
@@ -56,6 +57,12 @@ class Topology(Record):
     def loop_persistence(self) -> Array:
         """(l,) death − birth."""
         return self.loop_deaths - self.loop_births
+
+    @property
+    def on_edge(self) -> Array:
+        """(m,) whether a minimum is a sample on the edge of the grid, beyond which the function may go on falling."""
+        last = len(self.steps1) - 1, len(self.steps2) - 1
+        return ((self.minima == 0) | (self.minima == last)).any(axis=1)
 
     @property
     def minima_coordinates(self) -> Array:
@@ -101,16 +108,18 @@ class Topology(Record):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Roughness(Record):
-    """Four numbers that say how far a plane is from one convex, quadratic bowl; see ``analysis.roughness`` for each.
+    """Numbers that say how far a plane is from one convex, quadratic bowl; see ``analysis.roughness`` for each.
 
-    minima: of persistence above ``threshold`` (NaN: above each one's error); total_persistence over the range of values;
-    nonconvex: the share of Hessians on the grid with a negative eigenvalue; misfit: 1 − R² of the best quadratic.
+    minima: of persistence above ``threshold`` (NaN: above each one's error), inside of the grid, and edge_minima, those on its
+    edge, beyond which the function may go on falling; total_persistence over the range of values; nonconvex: the share of
+    Hessians on the grid with a negative eigenvalue; misfit: 1 − R² of the best quadratic.
     """
 
     value: str
     label: str
     threshold: float
     minima: int
+    edge_minima: int
     total_persistence: float
     nonconvex: float
     misfit: float
