@@ -1,4 +1,5 @@
-"""A model followed while it is trained: where it was before the last step, how far it moves, its gradient and constants."""
+"""A model followed while it is trained: where it was before the last step, how far it moves, its gradient and constants, and
+the rate of its optimizer."""
 
 # pyright: reportPrivateImportUsage=false
 # torch._foreach_*, as torch.optim itself uses it: one kernel launch for all tensors instead of one for each
@@ -11,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.optim import Optimizer
 
 from .errors import InputError
 from .parameters import Parameters
-from .records import Array
+from .records import NAN, Array
 
 
 class Followed:
@@ -86,6 +88,17 @@ class Followed:
 
     def _cat(self, tensors: Sequence[Tensor]) -> Array:
         return torch.cat([t.detach().reshape(-1).to("cpu", _stored(t.dtype)) for t in tensors]).numpy()
+
+
+def rate_of(optimizer: Optimizer) -> float:
+    """The learning rate of an optimizer's last step, in its first group; where it chose a rate itself (CLR), times that.
+
+    NaN where every step has a length of its own that the optimizer does not say: a line search's (LBFGS, PyTorch's too, which
+    besides makes many iterations a step), or one of two (RS and SA with ``descent_lr``).
+    """
+    group = optimizer.param_groups[0]
+    own = "line_search" in group or "line_search_fn" in group or group.get("descent_lr") is not None
+    return float(group.get("lr", NAN)) * getattr(optimizer, "rate", NAN if own else 1.0)
 
 
 def stored(tensor: Tensor) -> Array:

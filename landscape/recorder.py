@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .errors import InputError
-from .followed import Followed, stored
-from .recording import Gradients, Recording, StoredDtype
+from .followed import Followed, rate_of, stored
+from .recording import DirectoryLock, Gradients, Recording, StoredDtype
 from .records import NAN, Array, read_fields, versions
 from .results import Checkpoint
 from .sketches import count_sketch
-from .thinning import Thinned
+from .thinning import Thinned, check_settings
 
 _KEYS = 600  # characters of a checkpoint's header beside names, shapes and provenance: its keys and numbers
 _EMPTY = 5  # arrays of a Solution that a checkpoint leaves empty
@@ -43,6 +43,7 @@ class Recorder:
     The gradient is p.grad as ``step`` finds it: the last one evaluated, which for optimizers that evaluate several (LBFGS,
     SAM) is not the one at θ_t, and what is left where p.grad is overwritten (E, clipping). ``hold_gradient`` takes it earlier.
     The model is never changed. Under distributed training make one recorder, on rank 0; sharded parameters are refused.
+    No other recorder writes to the directory until this one is closed, dropped, or its process ends.
 
     Cost: three passes over the parameters a step, without waiting for an accelerator, and a write for each that is kept;
     memory: one copy of the parameters.
@@ -54,13 +55,16 @@ class Recorder:
         budget, every, consecutive, gradients, sketch, dtype: as in Recording.
         start: how many steps the model has made already, where training goes on from your own checkpoint: later points are
             removed, and the trajectory goes on as if it had never stopped. If you kept ``recorder.position`` in that
-            checkpoint, give that: with a number alone, ``travelled`` goes on from the last checkpoint before by the straight
-            line from there (a lower bound), and the epoch is not known until the next step.
+            checkpoint, give that: with a number alone, and no point recorded at that step, ``travelled`` goes on from the last
+            one before by the straight line from there (a lower bound), and the epoch is not known until the next step. That θ
+            is the point of that step is checked where the step was recorded, and taken on trust where not.
         about: provenance for the headers, beside versions.
+        lock: the directory's, where the caller holds it already and lets it go; by default the recorder does both.
 
     Raises:
-        InputError: the directory holds a trajectory and start is 0, or one of another model, label or setting; a budget that
-            is too small, with the bytes that are needed; nothing to train.
+        InputError: the directory holds a trajectory and start is 0, or one of another model, label or setting, or whose point
+            at that step is another; another recorder is writing there; a budget that is too small, with the bytes that are
+            needed; nothing to train.
     """
 
     def __init__(
@@ -80,16 +84,23 @@ class Recorder:
         dtype: StoredDtype | None = None,
         start: int | Mapping[str, float] = 0,
         about: Mapping[str, Any] | None = None,
+        lock: DirectoryLock | None = None,
     ) -> None:
         what = Recording(directory, budget, every, consecutive, gradients, sketch, dtype)
         self.recording, self.optimizer = what, optimizer
         self._followed = Followed(model, dtype=dtype)
         self._told = {"optimizer": label, "seed": seed, "problem": problem}
         self._about = {"versions": versions(), **(about or {})}
-        settings = {"label": label, "seed": seed, **what.settings}
-        del settings["budget"]
-        self._files = Thinned(Path(directory), settings=settings, size=self._size(), budget=budget)
-        self._begin(start)
+        self._closed = self._warned = False
+        self._own_lock = lock is None
+        self._files = Thinned(
+            Path(directory), settings=what.fixed(label, seed), size=self._size(), budget=budget, lock=lock
+        )
+        try:
+            self._begin(start)
+        except BaseException:
+            self._release()  # the error's traceback would keep it
+            raise
 
     def step(
         self, loss: Tensor | float | None = None, *, epoch: float = NAN, rate: float | None = None
@@ -97,7 +108,7 @@ class Recorder:
         """Record the step that the optimizer has just made.
 
         Args:
-            loss: the mini-batch loss of that step, at the point where it began.
+            loss: the mini-batch loss of that step, at the point where it began; None takes what ``hold_gradient`` was given.
             epoch: passes over the data made by now, this step included.
             rate: the learning rate of that step, where the optimizer no longer says it.
 
@@ -109,22 +120,25 @@ class Recorder:
         if self._files.takes(self._step):
             if rate is None:
                 rate = NAN if self.optimizer is None else rate_of(self.optimizer)
-            gradient = self._gradient_now() if self._gradient is None else self._gradient
-            seen = float(loss.detach() if isinstance(loss, Tensor) else NAN if loss is None else loss)
-            self._write(batch_loss=seen, rate=float(rate), **gradient)
+            seen = self._gradient_now() if self._held is None else self._held
+            if loss is not None:
+                seen = {**seen, "batch_loss": _number(loss)}
+            self._write(rate=float(rate), **seen)
         self._travelled = self._travelled + self._followed.move()
-        self._step, self._epoch, self._gradient = self._step + 1, float(epoch), None
+        self._step, self._epoch, self._held = self._step + 1, float(epoch), None
         self._buffers = self._followed.buffers() if self._files.belongs(self._step) else {}
 
-    def hold_gradient(self) -> None:
-        """Take p.grad as it is now for the step about to be made, if the parameters are still at θ_t.
+    def hold_gradient(self, loss: Tensor | float | None = None) -> None:
+        """Take p.grad, and the loss of the same evaluation, for the step about to be made, if the parameters are still at θ_t.
 
         For optimizers that overwrite p.grad, or go on to evaluate it elsewhere: call it after each backward, as at the end
         of the closure. The first that is taken stays. A step for which none could be taken, because the optimizer evaluates no
-        gradient at θ_t, is recorded without.
+        gradient at θ_t, is recorded without, and without the loss, unless ``step`` is told one.
         """
-        if not self._gradient and self._files.belongs(self._step) and self.recording.gradients != "none":
-            self._gradient = self._gradient_now() if self._followed.unmoved() else {}
+        wanted = loss is not None or self.recording.gradients != "none"
+        if wanted and not self._held and self._files.belongs(self._step):
+            told = {} if loss is None else {"batch_loss": _number(loss)}
+            self._held = {**self._gradient_now(), **told} if self._followed.unmoved() else {}
 
     @property
     def position(self) -> dict[str, float]:
@@ -132,10 +146,14 @@ class Recorder:
         return {"step": self._step, "epoch": self._epoch, "travelled": float(self._travelled)}
 
     def close(self) -> None:
-        """Write the last point. Closing again does nothing."""
-        if not self._closed and self._step not in self._files.steps:
-            self._write()
-        self._closed = True
+        """Write the last point, and let others write to the directory. Closing again does nothing."""
+        try:
+            if not self._closed and self._step not in self._files.steps:
+                self._files.make_room()
+                self._write()
+        finally:
+            self._closed = True
+            self._release()
 
     def __enter__(self) -> Self:
         return self
@@ -157,26 +175,34 @@ class Recorder:
                     "it give start=, the number of steps that the model has made, or choose another directory."
                 )
             self._check_model()
-            self._files.check()
-        self._files.begin(step)
+            check_settings(self._files.directory, self._files.settings)
         known = {"epoch": NAN if step else 0.0, "travelled": 0.0, **self._before(step), **given}
+        self._files.begin(step)
         self._step: int = step
         self._epoch = float(known["epoch"])
-        self._gradient: dict[str, Array] | None = None  # empty: looked for in vain
+        self._held: dict[str, Any] | None = None  # gradient and loss at θ_t; empty: looked for in vain
         self._travelled = self._followed.nothing + known["travelled"]
         self._buffers = self._followed.buffers()
-        self._closed = self._warned = False
+
+    def _release(self) -> None:
+        if self._own_lock:
+            self._files.lock.release()
 
     def _before(self, step: int) -> dict[str, float]:
         """What the last checkpoint up to this step says of the way there."""
-        if not self._files.steps:
+        last = self._files.before(step)
+        if last is None:
             return {}
-        file = self._files.file(max(self._files.steps))
-        if max(self._files.steps) == step:
-            header = read_fields(file, Checkpoint)
-            return {name: header[name] for name in ("epoch", "travelled")}
-        point = Checkpoint.load(file)
-        return {"travelled": point.travelled + float(np.linalg.norm(self._followed.theta() - point.theta))}
+        point = Checkpoint.load(self._files.file(last))
+        apart = float(np.linalg.norm(self._followed.theta() - point.theta))
+        if last < step:
+            return {"travelled": point.travelled + apart}
+        if not np.array_equal(self._followed.theta(), point.theta):
+            raise InputError(
+                f"the model is not at step {step} of the trajectory in {self._files.directory} (it lies {apart:.3g} from there): "
+                "load its state first, give start= the step at which it is, or choose another directory."
+            )
+        return {"epoch": point.epoch, "travelled": point.travelled}
 
     def _check_model(self) -> None:
         there = read_fields(self._files.file(min(self._files.steps)), Checkpoint)
@@ -221,7 +247,7 @@ class Recorder:
             about=self._about,
             **seen,
         ).save(self._files.file(self._step))
-        self._files.steps.add(self._step)
+        self._files.wrote(self._step)
 
     def _size(self) -> int:
         """An upper bound of a checkpoint's bytes on disk. Its header is text, of four bytes a character."""
@@ -239,6 +265,5 @@ class Recorder:
         )
 
 
-def rate_of(optimizer: Optimizer) -> float:
-    """The learning rate of an optimizer's last step, in its first group; where it chose a rate itself (CLR), times that."""
-    return float(optimizer.param_groups[0].get("lr", NAN)) * getattr(optimizer, "rate", 1.0)
+def _number(loss: Tensor | float) -> float:
+    return float(loss.detach() if isinstance(loss, Tensor) else loss)

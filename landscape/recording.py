@@ -1,10 +1,13 @@
-"""Recording: what of a training run is recorded, and where."""
+"""Recording: what of a training run is recorded, and where; and the lock of a directory that is written to."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+from filelock import FileLock, Timeout
 
 from .errors import InputError
 
@@ -52,3 +55,43 @@ class Recording:
     def settings(self) -> dict[str, Any]:
         """What Recorder takes as keywords."""
         return {n: v for n, v in asdict(self).items() if n not in ("directory", "state_every")}
+
+    def fixed(self, label: str, seed: int) -> dict[str, Any]:
+        """What a trajectory keeps to as long as it goes on, as recording.json holds it."""
+        kept = {n: v for n, v in self.settings.items() if n != "budget"}
+        return {"label": label, "seed": seed, **kept}
+
+
+class DirectoryLock:
+    """A directory that no other recorder or fit writes to: until ``release``, the end of a ``with`` block, or of the process.
+
+    Its file stays, empty. Across machines it holds as far as the file system's locks do.
+
+    Raises:
+        InputError: another one holds it, in this process too, or the directory cannot be written.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._lock = FileLock(directory / ".recording.lock", timeout=0, thread_local=False)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+        except Timeout as error:
+            raise InputError(
+                f"another run is recorded in {directory} just now; wait for its end, close its recorder, or choose another "
+                "directory."
+            ) from error
+        except OSError as error:
+            raise InputError(
+                f"{directory} cannot be written ({error.strerror or error}); choose another directory."
+            ) from error
+
+    def release(self) -> None:
+        """Releasing again does nothing."""
+        self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()

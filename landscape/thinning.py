@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError
+from .recording import DirectoryLock
 from .records import atomic_file
 from .trajectories import checkpoint_file, recorded_steps
 
@@ -25,17 +26,27 @@ class Thinned:
     """The checkpoints in a directory, at most so many bytes of them: the last point, which always stays, included.
 
     The stride is on disk before anything that no longer belongs is deleted: a kill in between is mended at the next start.
+    Where a run goes on, the last point that is there stays until the next one is written, whether it belongs or not.
 
     Args:
         settings: what the recording is told by, kept in recording.json; those of a trajectory that goes on must be equal.
         size: an upper bound of one checkpoint's bytes.
         budget: bytes. Room for one file is left free, for the last point, or for a checkpoint that is being replaced.
+        lock: the directory's, which is taken here if the caller does not hold it.
 
     Raises:
-        InputError: a budget that is too small, or a directory that cannot be written.
+        InputError: a budget that is too small, or a directory that cannot be written or that another run is writing to.
     """
 
-    def __init__(self, directory: Path, *, settings: Mapping[str, Any], size: int, budget: int) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        settings: Mapping[str, Any],
+        size: int,
+        budget: int,
+        lock: DirectoryLock | None = None,
+    ) -> None:
         self.directory, self.settings = directory, dict(settings)
         self.every: int = self.settings["every"]
         self.consecutive: int = self.settings["consecutive"]
@@ -49,32 +60,27 @@ class Thinned:
                 f"got {budget}; give more, or dtype='float32' or fewer gradients."
             )
         self.first = 0
-        self.steps: set[int] = set()
-        if directory.is_dir():
-            self.steps |= set(recorded_steps(directory))
+        self.end: int | None = None  # the last step that was there, until the next one is
+        self.lock = lock or DirectoryLock(directory)
+        self.steps = set(recorded_steps(directory))
+
+    def before(self, step: int) -> int | None:
+        """The last step up to this one whose checkpoint is there."""
+        return max((s for s in self.steps if s <= step), default=None)
 
     def begin(self, step: int) -> None:
-        """Make the directory hold what a run that is at this step would have left there."""
+        """Make the directory hold what a run that is at this step would have left there, and the last point up to it."""
         for left in (*self.directory.glob(".step-*.part"), *self.directory.glob(f".{MANIFEST}.*.part")):
             left.unlink(missing_ok=True)  # of a killed run
+        self.end = self.before(step)
         self._remove(s for s in self.steps if s > step)
         self.first = min(self.steps, default=step)
         if self.steps:
-            self.stride = max(self.every, self._read().get("stride", self.every))
+            self.stride = max(self.every, _manifest(self.directory).get("stride", self.every))
         while len(self._belonging(self.stride) - {step}) > self.capacity:  # the budget is smaller now
             self.stride *= 2
         self._write()
-        self._remove(self.steps - self._belonging(self.stride))
-
-    def check(self) -> None:
-        """InputError naming the setting in which the trajectory that is there differs."""
-        found = self._read()
-        for name, value in self.settings.items():
-            if name in found and found[name] != value:
-                raise InputError(
-                    f"{self.directory} was recorded with {name}={found[name]!r}, which this recording has as {value!r}; go on "
-                    "with the same, or choose another directory."
-                )
+        self._thin()
 
     def belongs(self, step: int) -> bool:
         return self._belongs(step, self.stride)
@@ -87,8 +93,20 @@ class Thinned:
         if stride != self.stride:
             self.stride = stride
             self._write()
-            self._remove(self.steps - self._belonging(stride))
+            self._thin()
         return self.belongs(step)
+
+    def make_room(self) -> None:
+        """For the last point, which is written whether it belongs or not."""
+        if len(self.steps) > self.capacity:
+            self.end = None
+            self._thin()
+
+    def wrote(self, step: int) -> None:
+        """The checkpoint of this step is there now."""
+        self.steps.add(step)
+        self.end = None
+        self._remove(self.steps - self._belonging(self.stride) - {step})
 
     def file(self, step: int) -> Path:
         return checkpoint_file(self.directory, step)
@@ -99,18 +117,33 @@ class Thinned:
     def _belonging(self, stride: int) -> set[int]:
         return {s for s in self.steps if self._belongs(s, stride)}
 
+    def _thin(self) -> None:
+        self._remove(self.steps - self._belonging(self.stride) - {self.end})
+
     def _remove(self, steps: Iterable[int]) -> None:
         for step in sorted(steps, reverse=True):
             self.file(step).unlink(missing_ok=True)
             self.steps.discard(step)
 
-    def _read(self) -> dict[str, Any]:
-        try:
-            found = json.loads((self.directory / MANIFEST).read_text())
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
-
     def _write(self) -> None:
         with atomic_file(self.directory / MANIFEST) as handle:
             handle.write(json.dumps({**self.settings, "stride": self.stride}).encode())
+
+
+def check_settings(directory: Path, settings: Mapping[str, Any]) -> None:
+    """InputError naming the setting in which the trajectory that is there differs."""
+    found = _manifest(directory)
+    for name, value in settings.items():
+        if name in found and found[name] != value:
+            raise InputError(
+                f"{directory} was recorded with {name}={found[name]!r}, which this recording has as {value!r}; go on "
+                "with the same, or choose another directory."
+            )
+
+
+def _manifest(directory: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((directory / MANIFEST).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

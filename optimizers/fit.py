@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, get_args
 
 import torch
 
 from landscape import InputError, Problem, Recorder, Recording, Solution
+from landscape.recording import DirectoryLock
 from landscape.records import versions
 
 from .resuming import StateFile
@@ -52,8 +54,14 @@ def fit(
         record: where the points on the way are recorded as a Trajectory (or a Recording, which says how). The run can then
             be killed: called again with the same arguments, fit goes on from the state it keeps in ``state.pt`` there, and ends
             at the same solution and the same checkpoints, bit for bit; once it has ended it returns that solution again. The
-            budget is for the checkpoints, the state comes on top. A gradient is recorded where the optimizer evaluates one at
-            θ_t (NSO does not).
+            budget is for the checkpoints, the state comes on top. Loss and gradient are recorded where the optimizer
+            evaluates them at θ_t (NSO does not), the rate where it says one (LBFGS does not). Nothing else may record in that
+            directory meanwhile.
+
+            Other arguments are refused: problem, label, numbers and words given here, what is optimized, what optimizer and
+            schedule print and hold as numbers, the schedule's rates in the first epochs, and the recording but for its
+            budget. Not compared is what does not show there: functions that an optimizer holds, a schedule's function later
+            on, code. The schedule is copied for its rates, and a function in it called once more for each.
 
     A run ends early if the optimizer says that it has converged (LBFGS does), or at the first loss that is not
     finite; ``status`` says so, and θ is then that of the measured epoch with the lowest train (or validation) loss.
@@ -80,21 +88,30 @@ def fit(
         model = problem.build(seed).to(device=device, dtype=dtype)
         run = TrainingRun(problem, model, optimizer, plan=plan, schedule=schedule)
         name = label or type(run.optimizer).__name__.lower()
-        state = None if record is None else _recorded(run, record, name, settings)
-        run.train(title=label or "fit", shown=show_progress)
-        if state:
-            state.save(run)
+        with _recorded(run, record, label=name, settings=settings):
+            run.train(title=label or "fit", shown=show_progress)
     return run.solution(name, settings)
 
 
+@contextmanager
 def _recorded(
-    run: TrainingRun, record: Recording | str | os.PathLike[str], label: str, settings: dict[str, Any]
-) -> StateFile:
-    """Take a run up where its state is, if there is one, and let it record and keep its state."""
+    run: TrainingRun,
+    record: Recording | str | os.PathLike[str] | None,
+    *,
+    label: str,
+    settings: dict[str, Any],
+) -> Iterator[None]:
+    """Take a run up where its state is, if there is one, and let it record and keep its state inside the block."""
+    if record is None:
+        yield
+        return
     how = record if isinstance(record, Recording) else Recording(record)
     state = StateFile(how, run, label=label, settings=settings)
-    start = state.restore(run)
-    if not run.status:
+    with DirectoryLock(state.path.parent) as lock:
+        start = state.restore(run)
+        if run.status:  # it has ended before
+            yield
+            return
         run.recorder = Recorder(
             how.directory,
             run.model,
@@ -104,12 +121,14 @@ def _recorded(
             problem=run.problem.name,
             start=start or 0,
             about=settings,
+            lock=lock,
             **how.settings,
         )
         run.saved = lambda: state.save_when_due(run)
         if start is None:
             state.save(run)
-    return state
+        yield
+        state.save(run)
 
 
 def _check(

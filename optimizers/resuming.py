@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import time
+import warnings
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,13 @@ import torch
 
 from landscape import InputError, Recording
 from landscape.records import atomic_file
+from landscape.thinning import check_settings
+from landscape.trajectories import checkpoint_file, recorded_steps
 
 from .training import TrainingRun
 
 STATE = "state.pt"
+_RATES = 10  # epochs whose rates tell one schedule from another
 
 
 class StateFile:
@@ -29,14 +34,20 @@ class StateFile:
         self.path = Path(how.directory) / STATE
         self.every = how.state_every
         self.arguments = _arguments(run, label, settings)
+        self.recording = how.fixed(label, run.plan.seed)
         self._due = time.monotonic() + self.every
 
     def restore(self, run: TrainingRun) -> dict[str, float] | None:
         """Put a run that was just made where the saved one was; the recorder's position there, None if nothing was saved.
 
+        The directory must be locked: what a killed run left of a state half written is removed.
+
         Raises:
-            InputError: the state cannot be read, or belongs to a run with other arguments.
+            InputError: the state cannot be read, belongs to a run with other arguments or another recording, or its
+                checkpoints are gone.
         """
+        for left in self.path.parent.glob(f".{STATE}.*.part"):
+            left.unlink(missing_ok=True)
         if not self.path.exists():
             return None
         try:
@@ -48,13 +59,29 @@ class StateFile:
                 "to begin anew."
             ) from error
         for name, value in self.arguments.items():
-            if theirs.get(name) != value:
+            if name in theirs and theirs[name] != value:
                 raise InputError(
-                    f"{self.path.parent} holds a run of fit with {name}={theirs.get(name)!r}, which this call has as {value!r}; "
+                    f"{self.path.parent} holds a run of fit with {name}={theirs[name]!r}, which this call has as {value!r}; "
                     "call it as before, or choose another directory."
                 )
+        check_settings(self.path.parent, self.recording)
+        self._check_checkpoints(state["status"], position)
         _restore(run, state)
         return position
+
+    def _check_checkpoints(self, status: str, position: dict[str, float] | None) -> None:
+        """InputError if the first point is gone, or the last one of a run that ended there."""
+        folder, last = self.path.parent, int(position["step"]) if position else None
+        needed = set() if last == 0 else {0}
+        if (
+            last and status and not status.startswith("diverged")
+        ):  # of points that are not finite there is none
+            needed.add(last)
+        for step in sorted(needed - set(recorded_steps(folder))):
+            raise InputError(
+                f"{folder} holds the state of a run whose checkpoints are gone ({checkpoint_file(folder, step).name} is not "
+                f"there); bring them back, or delete {folder} to record the run anew."
+            )
 
     def save_when_due(self, run: TrainingRun) -> None:
         if time.monotonic() >= self._due:
@@ -114,4 +141,28 @@ def _arguments(run: TrainingRun, label: str, settings: dict[str, Any]) -> dict[s
         "device": settings["device"],
         "schedule": schedule,
         "optimizer": re.sub(r"\s+| at 0x[0-9a-f]+", " ", repr(run.optimizer)),
+        "optimized": _optimized(run),
+        "rates": _rates(run),
     }
+
+
+def _optimized(run: TrainingRun) -> list[list[str]]:
+    """The names of the parameters in each of the optimizer's groups."""
+    names = {id(p): name for name, p in run.model.named_parameters()}
+    return [[names.get(id(p), "") for p in group["params"]] for group in run.optimizer.param_groups]
+
+
+def _rates(run: TrainingRun) -> list[list[float]]:
+    """The rates (groups) of the first epochs, by a copy of the schedule that steps through them; none without one."""
+    if not run.scheduler:
+        return []
+    parameters = {id(p): p for group in run.optimizer.param_groups for p in group["params"]}
+    scheduler = copy.deepcopy(run.scheduler, parameters)  # which are not copied with it
+    found, state = [], torch.get_rng_state()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch misses the optimizer's steps
+        for _ in range(min(_RATES, run.plan.epochs)):
+            found.append([float(group["lr"]) for group in scheduler.optimizer.param_groups])
+            scheduler.step()
+    torch.set_rng_state(state)
+    return found

@@ -15,10 +15,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from landscape import InputError, Parameters, Problem, Recorder, Solution
+from landscape.followed import rate_of
 from landscape.networks import LossFn, placed
 from landscape.problems import SPLITS, Data, examples, select
 from landscape.progress import progress
-from landscape.recorder import rate_of
 from landscape.results import NAN
 
 from .closures import DataClosure
@@ -141,7 +141,7 @@ class TrainingRun:
                 self.tail.append((before, rate_of(self.optimizer)))
             if self.recorder:
                 done = min((i + 1) * self.batch_size, self.count) / self.count
-                self.recorder.step(loss, epoch=self.epoch - 1 + done)
+                self.recorder.step(epoch=self.epoch - 1 + done)
             self.steps = i + 1
             if not np.isfinite(self.seen):
                 break
@@ -230,7 +230,7 @@ class TrainingRun:
 
 
 class _Recorded(DataClosure):
-    """A closure after which the recorder takes the gradient, before an optimizer overwrites it."""
+    """A closure after which the recorder takes loss and gradient, if they are those at θ_t, before an optimizer goes on."""
 
     def __init__(self, *arguments: Any, piece: int, recorder: Recorder | None) -> None:
         super().__init__(*arguments, piece=piece)
@@ -239,7 +239,7 @@ class _Recorded(DataClosure):
     def __call__(self) -> Tensor:
         loss = super().__call__()
         if self.recorder:
-            self.recorder.hold_gradient()
+            self.recorder.hold_gradient(loss)
         return loss
 
 

@@ -492,16 +492,17 @@ def test_a_killed_run_whose_checkpoints_are_gone_is_refused(tmp_path):
 
 
 def test_two_runs_do_not_record_in_one_directory(tmp_path):
+    def again(*_) -> None:
+        fit(PROBLEM, sgd, epochs=2, record=tmp_path, show_progress=False)
+
     def meddle(params):
         made = sgd(params)
-        made.register_step_pre_hook(
-            lambda *_: fit(PROBLEM, sgd, epochs=2, record=tmp_path, show_progress=False)
-        )
+        made.register_step_pre_hook(again)
         return made
 
     with pytest.raises(InputError, match=r"another run is recorded in .* just now; wait for its end"):
         fit(PROBLEM, meddle, epochs=2, record=tmp_path, show_progress=False)
-    fit(PROBLEM, sgd, epochs=2, record=tmp_path, show_progress=False)  # free again
+    again()  # it is free
     assert Trajectory(tmp_path).steps.tolist() == [0, 1, 2]
 
 

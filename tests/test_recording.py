@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -351,7 +351,7 @@ def test_what_cannot_be_gone_on_with_is_refused(tmp_path):
 @pytest.mark.parametrize("stop", [10, 11, 12])
 @pytest.mark.parametrize("capacity", [4, 5, 50])
 def test_going_on_with_a_number_keeps_the_end_that_is_there_until_the_next_point(tmp_path, stop, capacity):
-    how = {"every": 3, "budget": budget_for(tmp_path / "size", capacity, every=3)}
+    how: dict[str, Any] = {"every": 3, "budget": budget_for(tmp_path / "size", capacity, every=3)}
     whole = Run(tmp_path / "whole", **how).steps(25)
     whole.recorder.close()
     run = Run(tmp_path / "parts", **how).steps(stop)

@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import TrainerCallback  # pyright: ignore[reportMissingImports]
 
-from ..recorder import Recorder, rate_of
+from ..followed import rate_of
+from ..recorder import Recorder
 from ..records import NAN
 
 
@@ -19,8 +20,8 @@ class TrajectoryCallback(TrainerCallback):
     Gradients are those that the Trainer is about to step with, after clipping. Callbacks are not told the loss, so a forward
     hook, there only during training, takes that of the model's output: NaN where the model returns none, where the Trainer
     makes another one, and with gradients accumulated over several batches. Resumed from a checkpoint the trajectory goes on
-    at the Trainer's global step; ``travelled`` then goes on from the recorded point before it by the straight line. On the main
-    process alone.
+    at the Trainer's global step; ``travelled`` then goes on from the point recorded there, or from the last one before it by
+    the straight line. On the main process alone.
 
     Raises:
         InputError: as Recorder does.
@@ -36,6 +37,8 @@ class TrajectoryCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not state.is_world_process_zero:
             return
+        if self.recorder:
+            self.recorder.close()  # of a run that was interrupted
         model: nn.Module = kwargs["model"]
         self.recorder = Recorder(
             self.directory, model, kwargs["optimizer"], start=state.global_step, **self.recording

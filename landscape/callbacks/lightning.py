@@ -9,7 +9,8 @@ import lightning.pytorch as pl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
 from ..errors import InputError
-from ..recorder import Recorder, rate_of
+from ..followed import rate_of
+from ..recorder import Recorder
 from ..records import NAN
 
 
