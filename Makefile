@@ -1,6 +1,7 @@
 # make demo   compare SGD, quasi-Newton and ALTO on the digits data and write a report
 # make test   format, lint, types, tests
-# make peers  install the packages that tests and benchmarks compare with (the extra "bench"); without them those tests are skipped
+# make peers  install the packages that tests and benchmarks compare with, and those of the extras topology and vtk; without them those
+#             tests are skipped
 # make bench  time ours beside them and write the tables of docs/performance.md (some 40 minutes, best on an idle machine)
 # Both set up what they need: a virtual environment in .venv, from the pins in constraints.txt.
 
@@ -20,7 +21,7 @@ test: .venv/.ready
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --dist=loadfile
 
 peers: .venv/.ready
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[bench,topology,vtk]'
 
 # Without their requirements: curvlinops' bring torchvision and another torch, topopy's and nglpy's numpy below 2, and need neither.
 bench: peers

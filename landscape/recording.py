@@ -65,7 +65,8 @@ class Recording:
 class DirectoryLock:
     """A directory that no other recorder or fit writes to: until ``release``, the end of a ``with`` block, or of the process.
 
-    Its file stays, empty. Across machines it holds as far as the file system's locks do.
+    Its file stays, empty, unless nothing was written to a directory made for it: that is gone with it. Across machines it
+    holds as far as the file system's locks do.
 
     Raises:
         InputError: another one holds it, in this process too, or the directory cannot be written.
@@ -73,6 +74,7 @@ class DirectoryLock:
 
     def __init__(self, directory: Path) -> None:
         self._lock = FileLock(directory / ".recording.lock", timeout=0, thread_local=False)
+        self._directory, self._made = directory, not directory.exists()
         try:
             directory.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
@@ -88,7 +90,13 @@ class DirectoryLock:
 
     def release(self) -> None:
         """Releasing again does nothing."""
+        file = Path(self._lock.lock_file)
+        unused = self._made and self._lock.is_locked and [*self._directory.iterdir()] == [file]
+        if unused:
+            file.unlink()
         self._lock.release()
+        if unused:
+            self._directory.rmdir()
 
     def __enter__(self) -> Self:
         return self
