@@ -29,6 +29,8 @@ class Embedding(Record):
     there is nothing to tell apart. norm_correlation (components,) is Spearman's ρ of each component with the norm.
     """
 
+    schema = 2
+
     coordinates: Array
     eigenvalues: Array
     kernel_means: Array
