@@ -136,7 +136,8 @@ def _draw(tasks: dict[str, list[Task]], found: list[Corridor], folder: Path, **t
 def _tell(found: Corridor, tolerances: dict[str, float]) -> None:
     inside, longest = found.intervals(**tolerances), found.longest(**tolerances)
     rows = np.diff(found.steps)
-    spacing = "" if (rows == 1).all() else f" (checkpoints {rows.min()} to {rows.max()} steps apart)"
+    apart = f"{rows.min()} to {rows.max()}" if rows.min() < rows.max() else f"{rows.min()}"
+    spacing = "" if (rows == 1).all() else f" (checkpoints are {apart} steps apart)"
     say(
         f"{found.label}: {len(inside)} corridors, {found.share_of_steps(**tolerances):.0%} of the steps and "
         f"{found.share_of_decrease(**tolerances):.0%} of the fall of the loss; the longest is {longest:.0f} steps{spacing}"
