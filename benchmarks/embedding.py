@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from analysis import kernel_pca, trajectory_pca
-from landscape import Solution
+from landscape import Checkpoint
 from landscape.plots.labels import number
 from scripts.study import command
 
@@ -54,9 +54,8 @@ def written(folder: Path, count: int, dim: int) -> list[Path]:
     theta = draw.standard_normal(dim, dtype=np.float32)
     for i in range(count):
         theta = theta + draw.standard_normal(dim, dtype=np.float32) / 10
-        one = Solution(
-            problem="p", optimizer="ab"[i % 2], seed=i, theta=theta, names=("w",), shapes=((dim,),)
-        )
+        told = {"problem": "p", "optimizer": "a", "seed": 0, "names": ("w",), "shapes": ((dim,),)}
+        one = Checkpoint(theta=theta, step=i, **told)
         files.append(one.save(folder / f"{i}.npz"))
     return files
 
@@ -104,7 +103,7 @@ def _measured(work: Callable[[list[Path]], Any], files: list[Path]) -> tuple[flo
 
 
 def kernel(files: list[Path]) -> None:
-    kernel_pca(files, memory=MEMORY)
+    kernel_pca(files, memory=MEMORY, groups=[f"group {i % 2}" for i in range(len(files))])
 
 
 def trajectory(files: list[Path]) -> None:
