@@ -8,6 +8,7 @@ import torch
 from test_cli import run, times
 
 from landscape import Trajectory, load, load_problem, model_objective
+from landscape.plots.labels import number
 from landscape.problems import batches
 from landscape.results import Checkpoint, Corridor, Solution
 
@@ -63,6 +64,10 @@ def test_corridors_with_noise_and_a_map(recorded, capsys):
     own = found.by_length()
     assert f"sgd/0: {len(own.intervals())} corridors, {own.share_of_steps():.0%} of the steps" in out
     assert "steps in corridors" in out
+    _, recorded_rates, _ = run("corridor", "sgd-0", *told[-2:], "--rate", "recorded", capsys=capsys)
+    for measured, printed in ((own, out), (found, recorded_rates)):
+        assert f" {number(np.median(measured.kappa))} " in printed
+    assert number(np.median(own.kappa)) != number(np.median(found.kappa))
     np.testing.assert_allclose(own.rate, found.length / found.gradient_norm[:-1], rtol=1e-15)
     assert load("corridors/adamw-0.noise.npz").basis.startswith("fixed batches of 16")
     assert load("corridors/together.map.npz").loss.shape >= (4, 4)

@@ -141,3 +141,14 @@ def test_no_rows_are_no_corridor():
     assert none.lost.size == none.by_length().rate.size == 0
     values = (none.chord, none.share_of_steps(), none.share_of_decrease(), none.longest())
     assert np.isnan(values).all()
+
+
+def test_at_one_rate_kappa_is_the_bend_times_it_and_steps_are_as_they_were():
+    objective = quadratic(torch.diag(torch.tensor([3.0, 0.5], dtype=torch.float64)))
+    points = torch.tensor([[1.0, 2.0], [0.7, 1.9], [0.1, 1.0]], dtype=torch.float64)
+    run = corridor(objective, points)
+    other = run.at_rate(0.2)
+    np.testing.assert_allclose(other.kappa, 0.2 * run.image_norm / run.gradient_norm[:-1], rtol=1e-14)
+    np.testing.assert_array_equal(other.linearity, run.linearity)
+    with pytest.raises(InputError, match="rate must be greater than 0, got 0"):
+        run.at_rate(0)
