@@ -94,7 +94,6 @@ def scan_between(
     points: int,
     engine: str,
     values: Sequence[str],
-    **_: Any,
 ) -> Profile | Surface:
     """On the line through two solutions, or the plane through three."""
     probe = (line_between if len(solutions) == 2 else plane_through)(*solutions, points=points)

@@ -162,14 +162,19 @@ class Objective:
 
 def double_backward(term: Term, theta: Tensor) -> Callable[[Tensor], Tensor]:
     """v (K, P) -> ∇²term(θ) v (K, P), by one backward pass a vector through the graph of the gradient, made here and kept."""
+    return expanded(term, theta)[2]
+
+
+def expanded(term: Term, theta: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+    """The value of a term at θ (P,), its gradient (P,), and double_backward's product, all of one graph."""
     leaf = theta.detach().requires_grad_()
-    gradient = None
+    gradient = torch.zeros_like(theta)
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), PlainWeightNorm():
         value = scalar(term(leaf))
         if value.requires_grad:
             (gradient,) = torch.autograd.grad(value, leaf, create_graph=True, materialize_grads=True)
-    if gradient is None or not gradient.requires_grad:  # a constant or linear term
-        return torch.zeros_like
+    if not gradient.requires_grad:  # a constant or linear term
+        return value.detach(), gradient.detach(), torch.zeros_like
 
     def product(vectors: Tensor) -> Tensor:
         rows = [
@@ -178,7 +183,7 @@ def double_backward(term: Term, theta: Tensor) -> Callable[[Tensor], Tensor]:
         ]
         return torch.stack(rows)
 
-    return product
+    return value.detach(), gradient.detach(), product
 
 
 _FUSED: Any = getattr(torch, "_weight_norm")  # noqa: B009 (it is not exported)

@@ -84,16 +84,9 @@ def plot_residuals(
     Where the two are near one another, the plane shows nothing of where a trajectory is. ``style`` goes to the lines.
     """
     own, ax = ax is None, ax or new_axes()
-    names = [optimizer_of(p.label) for p in projections]
-    colors = optimizer_colors(tuple(optimizers) or names)
-    for projection, name in zip(projections, names, strict=True):
-        look = {"color": colors[name], "linewidth": 1.5} | style
-        ax.plot(projection.steps, projection.distance, label=plain(name) or "_", **look)
-        ax.plot(
-            projection.steps, projection.reach, label="_", **(look | {"linestyle": ":", "linewidth": 1.0})
-        )
-    if projections:
-        ax.plot([], [], color=MUTED, linestyle=":", linewidth=1.0, label="from the plane's center")
+    pairs = [(p.distance, p.reach) for p in projections]
+    other = {"linestyle": ":", "linewidth": 1.0}
+    _lines(ax, projections, pairs, other, optimizers, name="from the plane's center", style=style)
     ax.set_ylim(bottom=0)
     if own:
         legend(ax, loc="upper left", bbox_to_anchor=(1.0, 1.0))
@@ -108,23 +101,34 @@ def plot_gaps(
     ``style`` goes to the lines.
     """
     own, ax = ax is None, ax or new_axes()
-    names = [optimizer_of(p.label) for p in projections]
-    colors = optimizer_colors(tuple(optimizers) or names)
-    for projection, name in zip(projections, names, strict=True):
-        look = {"color": colors[name], "linewidth": 1.5} | style
-        ax.plot(projection.steps, projection.loss, label=plain(name) or "_", **look)
-        ax.plot(
-            projection.steps,
-            projection.loss_on_plane,
-            label="_",
-            **(look | {"linestyle": "--", "linewidth": 1.1}),
-        )
-    if projections:
-        ax.plot([], [], color=MUTED, linestyle="--", linewidth=1.1, label="of the plane, at the projection")
-    fit_scale(ax, [losses for p in projections for losses in (p.loss, p.loss_on_plane)])
+    pairs = [(p.loss, p.loss_on_plane) for p in projections]
+    other = {"linestyle": "--", "linewidth": 1.1}
+    _lines(ax, projections, pairs, other, optimizers, name="of the plane, at the projection", style=style)
+    fit_scale(ax, [losses for pair in pairs for losses in pair])
     if own:
         legend(ax, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return dress(ax, xlabel="step", ylabel="train loss")
+
+
+def _lines(
+    ax: Axes,
+    projections: Sequence[Projection],
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]],
+    other: dict[str, Any],
+    optimizers: Sequence[str],
+    *,
+    name: str,
+    style: dict[str, Any],
+) -> None:
+    """Two curves a trajectory against the step, the second in the look ``other``, which the legend calls ``name``."""
+    names = [optimizer_of(p.label) for p in projections]
+    colors = optimizer_colors(tuple(optimizers) or names)
+    for projection, (first, second), optimizer in zip(projections, pairs, names, strict=True):
+        look = {"color": colors[optimizer], "linewidth": 1.5} | style
+        ax.plot(projection.steps, first, label=plain(optimizer) or "_", **look)
+        ax.plot(projection.steps, second, label="_", **(look | other))
+    if projections:
+        ax.plot([], [], color=MUTED, label=name, **other)
 
 
 def _trajectory(
